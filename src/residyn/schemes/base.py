@@ -1,0 +1,95 @@
+"""What a scheme is: one step from t0 to t1, and what is known of it."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+Time = float | Tensor
+"""A time: a float, or `(B, 1, …, 1)` where each sample has its own."""
+
+Field = Callable[[Time, Tensor], Tensor]
+"""A field f(t, x): the time as above, the state one tensor."""
+
+
+class Step(NamedTuple):
+    """What a scheme returns of one step.
+
+    `error` and `dense` are called only where they are wanted, so a scheme pays for neither when a known step is merely taken
+    again (as a gradient mode does).
+    """
+
+    x: Tensor
+    """The state at t1."""
+    error: Callable[[], Tensor] | None
+    """The estimated local error, of the shape of x; `None` if the scheme has no estimate."""
+    dense: Callable[[Time], Tensor]
+    """θ in [0, 1] → the state at t0 + θ·(t1 - t0), to the scheme's dense order."""
+    state: Any
+    """What the scheme carries to the next step."""
+
+
+class Rational(NamedTuple):
+    """A rational function P(z)/Q(z), coefficients in ascending powers."""
+
+    numerator: tuple[float, ...]
+    denominator: tuple[float, ...] = (1.0,)
+
+    def __call__(self, z: Tensor) -> Tensor:
+        """Its value at z, elementwise."""
+        return _horner(self.numerator, z) / _horner(self.denominator, z)
+
+
+class Scheme(abc.ABC):
+    """How one step x(t0) → x(t1) of x' = f(t, x) is taken.
+
+    A new scheme is one class with `step` and `stability`; see `residyn.schemes.explicit.Euler` for the shortest.
+
+    Attributes:
+        order: Order p of the global error O(hᵖ).
+        error_order: Order q of the step's error estimate, O(h^(q+1)) locally; 0 if there is none.
+    """
+
+    order: ClassVar[int]
+    error_order: ClassVar[int] = 0
+
+    def init(self, f: Field, t0: Time, x0: Tensor) -> Any:
+        """The state to start from at (t0, x0); also what to restart from where the state was not kept."""
+        return None
+
+    @abc.abstractmethod
+    def step(self, f: Field, t0: Time, t1: Time, x: Tensor, state: Any) -> Step:
+        """Take one step.
+
+        Args:
+            f: The field.
+            t0: Start of the step; a float, or `(B, 1, …)` with a time a sample.
+            t1: End of the step; it may lie before t0.
+            x: The state at t0.
+            state: What the step before handed on, or what `init` returned.
+
+        Returns:
+            The state at t1, the error estimate, the dense output, and the state to hand on.
+        """
+
+    @abc.abstractmethod
+    def stability(self, z: Tensor) -> Tensor:
+        """The stability function R(z): one step of x' = λx is x⁺ = R(hλ)·x. Elementwise, complex."""
+
+    def rational(self) -> Rational | None:
+        """R as a rational function, where it is one."""
+        return None
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
+
+def _horner(coefficients: tuple[float, ...], z: Tensor) -> Tensor:
+    value = torch.full_like(z, coefficients[-1])
+    for c in reversed(coefficients[:-1]):
+        value = value * z + c
+    return value
