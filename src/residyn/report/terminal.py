@@ -47,10 +47,11 @@ def headline(result: Result) -> str:
     >>> headline(Result("demo", "A demo", [Section("a", "A", findings=[Finding("a.x", "x is 1", "pass")])]))
     '1 section, 1 finding: 1 pass'
     """
-    counts = ", ".join(f"{count} {WORDS[verdict]}" for verdict, count in tally(result).items() if count)
+    broken = sum(bool(section.error) for section in result.sections)
+    counts = [f"{count} {WORDS[verdict]}" for verdict, count in tally(result).items() if count]
     noun = "system" if result.kind == "atlas" else "section"
     what = f"{plural(len(result.sections), noun)}, {plural(len(result.findings), 'finding')}"
-    return f"{what}{': ' if counts else ''}{counts}"
+    return f"{what}{': ' if counts else ''}{', '.join(counts)}{f'; {broken} broke off' if broken else ''}"
 
 
 def render(result: Result, console: Console) -> None:

@@ -87,6 +87,8 @@ def duration(seconds: float) -> str:
     >>> duration(0.25), duration(75), duration(3720)
     ('0.2 s', '1 min 15 s', '1 h 2 min')
     """
+    if not math.isfinite(seconds):
+        return "unknown"
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -111,7 +113,7 @@ def plural(count: int, one: str, many: str = "") -> str:
 
 
 def tally(result: Result) -> dict[Verdict, int]:
-    """How many findings have which verdict; a section that broke off counts as a failure.
+    """How many findings have which verdict.
 
     Args:
         result: The result.
@@ -120,6 +122,5 @@ def tally(result: Result) -> dict[Verdict, int]:
         Counts by verdict, worst first, zeros included.
     """
     counts = Counter(finding.verdict for finding in result.findings)
-    counts["fail"] += sum(bool(section.error) for section in result.sections)
     order: tuple[Verdict, ...] = ("fail", "warn", "pass", "info")
     return {verdict: counts[verdict] for verdict in order}

@@ -1,4 +1,5 @@
 """Step-size control (being written)."""
+
 from __future__ import annotations
 
 
