@@ -75,9 +75,7 @@ class Dense(Linear):
     def __init__(self, matrix: Tensor, offset: Tensor | None = None) -> None:
         super().__init__(offset)
         if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
-            raise InputError(
-                f"`matrix` must be square, (n, n), got {tuple(matrix.shape)}; a branch keeps the shape of x"
-            )
+            raise InputError(f"`matrix` must be square, (n, n), got {tuple(matrix.shape)}; a branch keeps the shape of x")
         self.register_buffer("matrix", matrix)
         gram = matrix @ matrix.mH
         gap = torch.linalg.matrix_norm(gram - matrix.mH @ matrix)
@@ -189,9 +187,7 @@ class Gradient(nn.Module):
             InputError: If this branch was made without one.
         """
         if self._prox is None:
-            raise InputError(
-                "`prox` must be given to take proximal steps, got None; pass it to Gradient(potential, prox)"
-            )
+            raise InputError("`prox` must be given to take proximal steps, got None; pass it to Gradient(potential, prox)")
         return self._prox(x, h)
 
 
