@@ -82,7 +82,7 @@ def run(
             sections,
             command=command(None if ids is None else [entry.id for entry in entries], fast=fast, seed=seed),
             seed=seed,
-            versions=conditions(fast=fast, seed=seed)["versions"],
+            versions=provenance.versions(*_PACKAGES),
             started=started,
             seconds=time.perf_counter() - began,
             complete=complete,

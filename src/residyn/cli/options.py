@@ -7,8 +7,9 @@ from typing import Annotated
 import typer
 
 
-def _seed(word: str) -> int:
+def _seed(given: str | int) -> int:
     """A seed; by hand because the rule, the value and the fix belong in the error."""
+    word = str(given)  # the default comes here as the number it is
     if not word.isdecimal() or int(word) >= 2**63:
         raise typer.BadParameter(f"must be a whole number >= 0 and < 2**63, got {word!r}")
     return int(word)

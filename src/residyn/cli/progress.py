@@ -31,8 +31,6 @@ def bar(ids: Sequence[str]) -> Iterator[Progress | None]:
 
         def advance(entry: str, fraction: float, text: str) -> None:
             place = ids.index(entry) + fraction
-            progress.update(
-                task, completed=place, description=f"{entry} ({ids.index(entry) + 1}/{len(ids)})", what=text
-            )
+            progress.update(task, completed=place, description=f"{entry} ({ids.index(entry) + 1}/{len(ids)})", what=text)
 
         yield advance

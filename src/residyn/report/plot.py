@@ -16,7 +16,7 @@ import numpy as np
 from residyn.errors import require
 from residyn.report.svg import COLOURS, INK, MUTED, PAPER, RULE, inline
 from residyn.report.words import clean, number, plural, power_text
-from residyn.results import Figure, Scale, Series
+from residyn.results import Figure, Series
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -106,9 +106,7 @@ def draw(figure: Figure, uid: str) -> Drawing:
         handles = _draw_all(axes, figure.series, curves)
         _finish(canvas, axes, figure, handles)
         page = io.StringIO()
-        canvas.savefig(
-            page, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        )
+        canvas.savefig(page, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     return Drawing(inline(page.getvalue(), uid, clean(figure.title), _describe(figure)), _note(figure.series, curves))
 
 
@@ -192,9 +190,7 @@ def _draw_all(axes: Axes, series: list[Series], curves: list[_Curve]) -> list[An
         place = seen[one.mark]
         seen[one.mark] += 1
         # One theory beside several measurements (or the reverse) belongs to none of them, so it is drawn in ink.
-        alone = {"line": lines == 1 and (points > 1 or bars > 0), "points": points == 1 and lines > 1}.get(
-            one.mark, False
-        )
+        alone = {"line": lines == 1 and (points > 1 or bars > 0), "points": points == 1 and lines > 1}.get(one.mark, False)
         colour = INK if alone else COLOURS[place % len(COLOURS)]
         handles.append(_MARKS[one.mark](axes, curve, place, count[one.mark], colour))
     return handles
@@ -231,7 +227,7 @@ def _bars(axes: Axes, curve: _Curve, place: int, count: int, colour: str) -> Any
     shift = (place - (count - 1) / 2) * width
     hatch = _HATCHES[place % len(_HATCHES)]
     good = np.isfinite(curve.x)
-    face = {"color": colour, "alpha": 0.75, "edgecolor": PAPER, "lw": 0.6, "hatch": hatch}
+    face: dict[str, Any] = {"color": colour, "alpha": 0.75, "edgecolor": PAPER, "lw": 0.6, "hatch": hatch}
     return axes.bar(curve.x[good] + shift, curve.y[good], width, zorder=1.5, **face)
 
 

@@ -86,7 +86,7 @@ def _section(section: Section, console: Console) -> None:
     from rich.text import Text
 
     console.print()
-    console.print(Rule(Text(f"{section.id}  {clean(section.title)}", style="bold"), align="left", style="dim"))
+    console.print(Rule(Text(clean(f"{section.id}  {section.title}"), style="bold"), align="left", style="dim"))
     if section.equation:
         console.print(Text(f"  {clean(section.equation)}", style="italic"))
     if section.summary:

@@ -16,7 +16,7 @@ _SUPERSCRIPT = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 
 
 def clean(text: str) -> str:
-    """Text without what could command a terminal or break a file: control codes, lone surrogates, direction overrides.
+    r"""Text without what could command a terminal or break a file: control codes, lone surrogates, direction overrides.
 
     Args:
         text: Any text.
@@ -24,7 +24,7 @@ def clean(text: str) -> str:
     Returns:
         The text with each such character replaced by "�".
 
-    >>> clean("a\\x1b[31mb")
+    >>> clean("a\x1b[31mb")
     'a�[31mb'
     """
     return _CONTROL.sub("�", text)

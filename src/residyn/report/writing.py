@@ -55,9 +55,7 @@ def write(result: Result, path: str | os.PathLike[str]) -> None:
         draft.write_text(content if content.endswith("\n") else content + "\n", "utf-8", errors="backslashreplace")
         draft.replace(target)
     except OSError as error:
-        raise ResidynError(
-            f"{str(path)!r} could not be written: {error.strerror}; nothing was changed there"
-        ) from error
+        raise ResidynError(f"{str(path)!r} could not be written: {error.strerror}; nothing was changed there") from error
     finally:
         draft.unlink(missing_ok=True)
 

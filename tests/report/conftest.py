@@ -4,6 +4,7 @@ import base64
 import math
 
 import numpy as np
+import pytest
 
 from residyn.results import Figure, Finding, Picture, Result, Section, Series, Table
 
@@ -18,6 +19,7 @@ PIXEL = base64.b64encode(
 ).decode()
 
 
+@pytest.fixture(scope="package")
 def pleasant() -> Result:
     """What an atlas gives: theory beside measurement, all verdicts, one broken section."""
     snr = np.linspace(-30, 30, 61)
@@ -27,8 +29,8 @@ def pleasant() -> Result:
     wiener = Section(
         "wiener",
         "Linear residual denoising",
-        summary="A single residual step with a linear branch removes noise best at exactly one strength. It is near 0 where "
-        "the signal is strong and near −1 where there is little but noise; frequency by frequency it is the Wiener filter.",
+        summary="A single residual step with a linear branch removes noise best at exactly one strength. It is near 0 "
+        "where the signal is strong and near −1 where there is little but noise.",
         equation="x⁺ = x + a·x,   a* = −1/(SNR + 1)",
         data="camera, 512 × 512, of scikit-image",
         code="import residyn as rd\n\nclean = rd.inverse.denoise(image, snr=12.0)",
@@ -161,6 +163,7 @@ def pleasant() -> Result:
     )
 
 
+@pytest.fixture(scope="package")
 def hostile() -> Result:
     """Every text an attack, every number a trap."""
     h, bad = HOSTILE, [math.nan, math.inf, -math.inf, 0.0, -1.0, 1e308, 1.0]
