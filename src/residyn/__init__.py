@@ -1,3 +1,90 @@
-"""Residyn: the residual step x⁺ = x + h·F(x), repeated, analysed, and put to work."""
+"""Residyn: the residual step x⁺ = x + h·F(x), repeated, analysed, and put to work.
+
+The names below load on first use, so that `import residyn` costs nothing and the command line answers without torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from residyn.analysis import log_norm, max_stable_step, spectral_norm, spectrum
+    from residyn.branch import autonomous
+    from residyn.errors import InputError, MissingExtraError, ResidynError, SolveError
+    from residyn.flow import Equilibrium, Flow, Solution, solve
+    from residyn.gradients import Backprop, Checkpoint, Implicit, Replay
+    from residyn.results import Estimate, Finding, Outcome, Result
+    from residyn.roots import Anderson, FixedPoint
+    from residyn.schemes import RK4, Adaptive, Dopri5, Dopri8, Euler, Fixed, Heun, Midpoint, Tsit5
+    from residyn.step import Residual, Stack
+
+_HOMES = {
+    "residyn.analysis": ("log_norm", "max_stable_step", "spectral_norm", "spectrum"),
+    "residyn.branch": ("autonomous",),
+    "residyn.errors": ("InputError", "MissingExtraError", "ResidynError", "SolveError"),
+    "residyn.flow": ("Equilibrium", "Flow", "Solution", "solve"),
+    "residyn.gradients": ("Backprop", "Checkpoint", "Implicit", "Replay"),
+    "residyn.results": ("Estimate", "Finding", "Outcome", "Result"),
+    "residyn.roots": ("Anderson", "FixedPoint"),
+    "residyn.schemes": ("RK4", "Adaptive", "Dopri5", "Dopri8", "Euler", "Fixed", "Heun", "Midpoint", "Tsit5"),
+    "residyn.step": ("Residual", "Stack"),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+_SUBPACKAGES = frozenset(
+    "analysis atlas branch calibrate errors flow gradients inverse nets report results roots schemes step testing".split()
+)
+
+__all__ = [
+    "RK4",
+    "Adaptive",
+    "Anderson",
+    "Backprop",
+    "Checkpoint",
+    "Dopri5",
+    "Dopri8",
+    "Equilibrium",
+    "Estimate",
+    "Euler",
+    "Finding",
+    "Fixed",
+    "FixedPoint",
+    "Flow",
+    "Heun",
+    "Implicit",
+    "InputError",
+    "Midpoint",
+    "MissingExtraError",
+    "Outcome",
+    "Replay",
+    "ResidynError",
+    "Residual",
+    "Result",
+    "Solution",
+    "SolveError",
+    "Stack",
+    "Tsit5",
+    "autonomous",
+    "log_norm",
+    "max_stable_step",
+    "solve",
+    "spectral_norm",
+    "spectrum",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        value = getattr(importlib.import_module(_HOME[name]), name)
+    elif name in _SUBPACKAGES:
+        value = importlib.import_module(f"residyn.{name}")
+    else:
+        raise AttributeError(f"module 'residyn' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, *_SUBPACKAGES, "__version__"})

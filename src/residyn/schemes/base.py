@@ -43,6 +43,13 @@ class Rational(NamedTuple):
         """Its value at z, elementwise."""
         return _horner(self.numerator, z) / _horner(self.denominator, z)
 
+    def less_one(self, z: Tensor) -> Tensor:
+        """P/Q - 1 = (P - Q)/Q, which does not cancel at z = 0 where both are 1."""
+        size = max(len(self.numerator), len(self.denominator))
+        p, q = ((*c, *[0.0] * (size - len(c))) for c in (self.numerator, self.denominator))
+        difference = tuple(a - b for a, b in zip(p, q, strict=True))
+        return _horner(difference, z) / _horner(self.denominator, z)
+
 
 class Scheme(abc.ABC):
     """How one step x(t0) → x(t1) of x' = f(t, x) is taken.
@@ -52,10 +59,12 @@ class Scheme(abc.ABC):
     Attributes:
         order: Order p of the global error O(hᵖ).
         error_order: Order q of the step's error estimate, O(h^(q+1)) locally; 0 if there is none.
+        carries_memory: Whether its state holds more than `init` can make again from (t, x), as a multistep history does.
     """
 
     order: ClassVar[int]
     error_order: ClassVar[int] = 0
+    carries_memory: ClassVar[bool] = False
 
     def init(self, f: Field, t0: Time, x0: Tensor) -> Any:
         """The state to start from at (t0, x0); also what to restart from where the state was not kept."""
@@ -76,9 +85,18 @@ class Scheme(abc.ABC):
             The state at t1, the error estimate, the dense output, and the state to hand on.
         """
 
+    def merge(self, accept: Tensor, new: Any, old: Any) -> Any:
+        """What to carry where only the samples in `accept`, `(B, 1, …)`, have taken the step."""
+        return None
+
     @abc.abstractmethod
     def stability(self, z: Tensor) -> Tensor:
         """The stability function R(z): one step of x' = λx is x⁺ = R(hλ)·x. Elementwise, complex."""
+
+    def growth(self, z: Tensor) -> Tensor:
+        """R(z) - 1, without cancellation near z = 0 where R is a rational function."""
+        rational = self.rational()
+        return self.stability(z) - 1 if rational is None else rational.less_one(z)
 
     def rational(self) -> Rational | None:
         """R as a rational function, where it is one."""

@@ -1,11 +1,251 @@
-"""Step-size control (being written)."""
+"""How long the steps are: equal ones, or as long as the error allows, for the whole state or sample by sample."""
+
 from __future__ import annotations
 
+import abc
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
 
-class Control: ...
+import torch
+from torch import Tensor
+
+from residyn.errors import InputError
+from residyn.results import Outcome
+from residyn.schemes import failure
+from residyn.schemes.base import Time
+from residyn.schemes.persample import march_per_sample
+from residyn.schemes.problem import Leg, Problem, Report, Taken
 
 
-class Fixed(Control): ...
+class Control(abc.ABC):
+    """Decides where the steps of a march end."""
+
+    @abc.abstractmethod
+    def march(self, problem: Problem, x0: Tensor) -> Iterator[Taken]:
+        """Take the steps from x0, yielding each one that is kept; set `problem.outcome` where it ends early."""
+
+    def plan(self, problem: Problem) -> list[Leg] | None:
+        """All legs, where they are known before any is taken; `None` where they are not."""
+        return None
 
 
-class Adaptive(Control): ...
+@dataclass(frozen=True)
+class Fixed(Control):
+    """N equal steps between each two reported times.
+
+    Args:
+        steps: N, at least 1.
+
+    Raises:
+        InputError: If `steps` is no whole number, or less than 1.
+
+    >>> Fixed(steps=4)
+    Fixed(steps=4)
+    """
+
+    steps: int = 1
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.steps, int) or isinstance(self.steps, bool) or self.steps < 1:
+            raise InputError(f"`steps` must be a whole number of at least 1, got {self.steps!r}")
+
+    def plan(self, problem: Problem) -> list[Leg]:
+        """All legs: they depend on the times alone."""
+        legs = []
+        for slot, (start, end) in enumerate(zip(problem.times, problem.times[1:], strict=False), start=1):
+            width, ends = end - start, []
+            for i in range(1, self.steps):
+                ends.append(start + width * (i / self.steps))
+            ends.append(end)
+            begin = start
+            for i, stop in enumerate(ends):
+                reports = (Report(slot, 1.0),) if i == self.steps - 1 else ()
+                legs.append(Leg(begin, stop, reports))
+                begin = stop
+        return legs
+
+    def march(self, problem: Problem, x0: Tensor) -> Iterator[Taken]:
+        """Take the planned legs; whether the state is still finite is asked once a reported time."""
+        x, since, sure = x0, 0, x0
+        legs = self.plan(problem)
+        state = problem.scheme.init(problem.f, problem.times[0], x0)
+        for i, leg in enumerate(legs):
+            step = problem.scheme.step(problem.f, leg.t0, leg.t1, x, state)
+            if leg.reports and not failure.finite(step.x):
+                problem.outcome = failure.where_non_finite(problem, legs[since : i + 1], sure)
+                return
+            problem.stats.accepted += 1
+            yield Taken(leg, x, step.x, step)
+            x, state = step.x, step.state
+            if leg.reports:
+                since, sure = i + 1, x
+
+
+@dataclass(frozen=True)
+class Adaptive(Control):
+    """Steps as long as the error estimate allows: the root mean square of error/(atol + rtol·|x|) is kept at 1 or below.
+
+    The next step is h·clamp(safety·r^(-β₁)·r_prev^β₂, min_factor, max_factor) with r the error ratio, q the order of the
+    estimate, β₁ = (integral + proportional)/(q+1), β₂ = proportional/(q+1). The default is the integral controller of the field.
+
+    Args:
+        rtol: Relative tolerance, > 0.
+        atol: Absolute tolerance, ≥ 0; a number, or a tensor that broadcasts to x.
+        per_sample: Whether each sample of x `(B, …)` has its own step size; otherwise the whole state shares one.
+        max_steps: Steps tried before giving up.
+        first_step: Size of the first step; chosen by the program if `None`.
+        min_step: Steps are not rejected below this size.
+        max_step: Steps are never longer.
+        safety: Factor on the predicted step.
+        min_factor: Least factor from step to step.
+        max_factor: Greatest factor from step to step.
+        integral: Weight of the present error.
+        proportional: Weight of its change; 0.4 with integral 0.3 damps a step size that oscillates.
+
+    Raises:
+        InputError: If a value breaks its rule.
+
+    Reference:
+        Hairer, Nørsett & Wanner (1993), "Solving Ordinary Differential Equations I", II.4, doi:10.1007/978-3-540-78862-1;
+        Söderlind (2002), doi:10.1023/A:1021160023092.
+
+    >>> Adaptive(rtol=1e-3).atol
+    1e-09
+    """
+
+    rtol: float = 1e-6
+    atol: float | Tensor = 1e-9
+    per_sample: bool = False
+    max_steps: int = 100_000
+    first_step: float | None = None
+    min_step: float = 0.0
+    max_step: float = math.inf
+    safety: float = 0.9
+    min_factor: float = 0.2
+    max_factor: float = 10.0
+    integral: float = 1.0
+    proportional: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.rtol, (int, float)) and 0 < self.rtol < 1):
+            raise InputError(f"`rtol` must lie in (0, 1), got {self.rtol!r}; 1e-6 is usual in double precision")
+        least = float(self.atol.min()) if isinstance(self.atol, Tensor) else self.atol
+        if not least >= 0 or math.isinf(least):
+            raise InputError(f"`atol` must be ≥ 0 and finite, got {least!r}; 1e-9 is usual in double precision")
+        if not isinstance(self.max_steps, int) or self.max_steps < 1:
+            raise InputError(f"`max_steps` must be a whole number of at least 1, got {self.max_steps!r}")
+        if self.first_step is not None and not 0 < self.first_step < math.inf:
+            raise InputError(f"`first_step` must be > 0, got {self.first_step!r}; the direction comes from the times")
+        if not 0 <= self.min_step <= self.max_step:
+            raise InputError(f"`min_step` must lie in [0, max_step = {self.max_step}], got {self.min_step!r}")
+        if not 0 < self.min_factor < 1 < self.max_factor or not 0 < self.safety <= 1:
+            raise InputError(
+                "`min_factor`, `max_factor`, `safety` must satisfy 0 < min_factor < 1 < max_factor and 0 < safety ≤ 1, "
+                f"got {self.min_factor}, {self.max_factor}, {self.safety}"
+            )
+
+    def march(self, problem: Problem, x0: Tensor) -> Iterator[Taken]:
+        """Take steps until the last time, or until `problem.outcome` says why not."""
+        if self.per_sample:
+            return march_per_sample(self, problem, x0)
+        return self._march_joint(problem, x0)
+
+    def _march_joint(self, problem: Problem, x0: Tensor) -> Iterator[Taken]:
+        f, scheme, times, stats = problem.f, problem.scheme, problem.times, problem.stats
+        t, end = times[0], times[-1]
+        forward = end > t
+        x, state, slot = x0, scheme.init(f, t, x0), 1
+        size = self.first_step or initial_step(self, problem, x0)
+        h = math.copysign(min(size, self.max_step), end - t)
+        magnitude = x.abs()
+        root_n = math.sqrt(x.numel())
+        previous = 1.0
+        for _ in range(self.max_steps):
+            t1 = end if (t + 1.01 * h >= end if forward else t + 1.01 * h <= end) else t + h
+            if abs(t1 - t) <= 4 * math.ulp(t):
+                problem.outcome = failure.underflow(problem, t, x, h)
+                return
+            step = scheme.step(f, t, t1, x, state)
+            assert step.error is not None  # `solve` has checked that the scheme has an estimate
+            error = step.error()
+            with torch.no_grad():
+                magnitude1 = step.x.abs()
+                scale = torch.maximum(magnitude, magnitude1).mul_(self.rtol).add_(self.atol)
+                ratio = float(torch.linalg.vector_norm(error.div_(scale))) / root_n
+            factor = self._factor(ratio, previous, scheme.error_order)
+            if ratio <= 1.0 or (ratio == ratio and abs(h) <= self.min_step):
+                stats.accepted += 1
+                reports = []
+                while slot < len(times) and (times[slot] <= t1 if forward else times[slot] >= t1):
+                    reports.append(Report(slot, 1.0 if times[slot] == t1 else (times[slot] - t) / (t1 - t)))
+                    slot += 1
+                yield Taken(Leg(t, t1, tuple(reports)), x, step.x, step)
+                t, x, state, magnitude, previous = t1, step.x, step.state, magnitude1, max(ratio, 1e-10)
+                if slot == len(times):
+                    f.forget()
+                    return
+            else:
+                stats.rejected += 1
+                factor = min(factor, 1.0)
+            h = (t1 - t if ratio > 1.0 or ratio != ratio else h) * factor
+            h = math.copysign(min(max(abs(h), self.min_step), self.max_step), h)
+        problem.outcome = failure.too_many(problem, self.max_steps, t, x, h)
+
+    def _factor(self, ratio: float, previous: float, order: int) -> float:
+        """By how much the next step may be longer."""
+        if ratio == 0.0:
+            return self.max_factor
+        if not ratio < math.inf:
+            return self.min_factor
+        beta = self.proportional / (order + 1)
+        factor = self.safety * ratio ** -(self.integral / (order + 1) + beta) * previous**beta
+        return min(max(factor, self.min_factor), self.max_factor)
+
+
+def default_control(scheme: Any) -> Control:
+    """Adaptive control, where the scheme has an error estimate.
+
+    Raises:
+        InputError: If it has none.
+    """
+    if scheme.error_order > 0:
+        return Adaptive()
+    raise InputError(
+        f"`control` must be given for {type(scheme).__name__}, which has no error estimate, got None; "
+        "pass control=Fixed(steps=N), or use scheme=Dopri5()"
+    )
+
+
+@torch.no_grad()
+def initial_step(control: Adaptive, problem: Problem, x0: Tensor) -> float:
+    """A first step for which an Euler step changes x by about one percent of its scale.
+
+    Reference:
+        Hairer, Nørsett & Wanner (1993), II.4, "Starting step size".
+    """
+    f, t0, order = problem.f, problem.times[0], problem.scheme.error_order
+    span = abs(problem.times[-1] - t0)
+    scale = x0.abs().mul_(control.rtol).add_(control.atol)
+    slope = f.remember(t0, x0)
+    root_n = math.sqrt(x0.numel())
+    d0, d1 = (v / root_n for v in torch.stack([_norm(x0 / scale), _norm(slope / scale)]).tolist())
+    if not math.isfinite(d1):
+        return span  # the first step fails, and says where
+    h0 = 1e-6 if d0 < 1e-5 or d1 < 1e-5 else 0.01 * d0 / d1
+    h0 = min(h0, span)
+    signed = math.copysign(h0, problem.times[-1] - t0)
+    d2 = float(_norm((f(t0 + signed, torch.add(x0, slope, alpha=signed)) - slope) / scale)) / root_n / h0
+    top = max(d1, d2)
+    if not math.isfinite(top):
+        return h0
+    h1 = max(1e-6, h0 * 1e-3) if top <= 1e-15 else (0.01 / top) ** (1 / (order + 1))
+    return float(min(100 * h0, h1, span))
+
+
+def _norm(x: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(x)
+
+
+__all__ = ["Adaptive", "Control", "Fixed", "Outcome", "Time", "default_control", "initial_step"]

@@ -24,10 +24,14 @@ class ExplicitRungeKutta(Scheme):
 
     def step(self, f: Field, t0: Time, t1: Time, x: Tensor, state: Any) -> Step:
         """Take one step; `state` is the `Stages` of the step that ended here, whose f(t1, x1) is this step's first stage."""
-        first = state.end() if isinstance(state, Stages) else f(t0, x)
+        first = f(t0, x) if state is None else state.end()
         stages = Stages(self.tableau, f, t0, t1, x, first)
         error = stages.error if self.tableau.error else None
         return Step(stages.x1, error, self._dense(stages), stages)
+
+    def merge(self, accept: Tensor, new: Stages, old: Stages | Slope | None) -> Slope:
+        """The first stage of the next step, sample by sample: f at the end of the step, or the old one where it was refused."""
+        return Slope(torch.where(accept, new.end(), new.ks[0]))
 
     def _dense(self, stages: Stages) -> Any:
         if self.tableau.dense:
@@ -41,6 +45,19 @@ class ExplicitRungeKutta(Scheme):
     def rational(self) -> Rational:
         """R as a polynomial."""
         return Rational(_stability_polynomial(self.tableau))
+
+
+class Slope:
+    """A first stage that is known already."""
+
+    __slots__ = ("slope",)
+
+    def __init__(self, slope: Tensor) -> None:
+        self.slope = slope
+
+    def end(self) -> Tensor:
+        """The slope."""
+        return self.slope
 
 
 class Stages:
@@ -66,11 +83,12 @@ class Stages:
     def _all(self, count: int) -> list[Tensor]:
         return [*self.ks, self.end()] if count > len(self.ks) else self.ks
 
-    @torch.no_grad()
     def error(self) -> Tensor:
         """h·Σ (b_i - b̂_i)·k_i, the difference to the embedded result; no gradient passes through it."""
         weights = self.tableau.error
-        return combine(None, self.h, weights, self._all(len(weights)))
+        ks = self._all(len(weights))  # before autograd is off: the next step starts from the last of them
+        with torch.no_grad():
+            return combine(None, self.h, weights, ks)
 
     def dense(self, theta: Time) -> Tensor:
         """x0 + h·Σ b_i(θ)·k_i."""

@@ -1,0 +1,410 @@
+"""Repeat a step over time or depth: `solve`, the modules `Flow` and `Equilibrium`, and the `Solution`."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from residyn.branch import Autonomous, Spectral, autonomous
+from residyn.errors import InputError, ResidynWarning, SolveError
+from residyn.gradients.base import GradientMode
+from residyn.gradients.implicit import Implicit
+from residyn.gradients.replay import Replay
+from residyn.results import Outcome
+from residyn.roots.base import Root, RootFinder
+from residyn.roots.fixed_point import Anderson
+from residyn.schemes.base import Scheme
+from residyn.schemes.collapse import collapse
+from residyn.schemes.control import Adaptive, Control, Fixed, default_control
+from residyn.schemes.explicit import Dopri5
+from residyn.schemes.problem import Problem, Rhs, Stats
+from residyn.state import Layout, State, leaves
+
+
+@dataclass(frozen=True)
+class Solution:
+    """What `solve` returns.
+
+    Args:
+        t: The times reached, `(n,)` or `(n, B)`; cut where the solve ended early.
+        x: The state at each, `(n, *x0.shape)`, in the structure of x0.
+        stats: What it cost.
+        outcome: How it ended.
+    """
+
+    t: Tensor
+    x: State
+    stats: Stats
+    outcome: Outcome
+    _problem: Problem | None = None
+
+    def interpolate(self, t: float | Sequence[float] | Tensor) -> State:
+        """The state at other times, from the scheme's own continuous form.
+
+        The steps that were accepted are taken again (none is kept), once for all times asked; differentiable.
+
+        Args:
+            t: A time, or a one-dimensional sequence of times, in any order, within the span that was solved.
+
+        Returns:
+            The state, `(*x0.shape)` for one time, `(m, *x0.shape)` for a sequence.
+
+        Raises:
+            InputError: If a time lies outside the span, or the samples had times of their own.
+        """
+        problem = self._problem
+        if problem is None or not problem.legs or any(isinstance(leg.t0, Tensor) for leg in problem.legs):
+            raise InputError(
+                "`interpolate` must be asked of a solve with shared steps, got one with steps a sample, or of a linear branch "
+                "in closed form; report the times in `t` instead"
+            )
+        wanted = torch.as_tensor(t, dtype=torch.float64)
+        times = wanted.flatten().tolist()
+        start, end = problem.times[0], problem.legs[-1].t1
+        low, high = min(start, end), max(start, end)
+        for time in times:
+            if not low <= time <= high:
+                raise InputError(f"`t` must lie in the span solved, [{low:.6g}, {high:.6g}], got {time:.6g}")
+        found = _walk(problem, times)
+        packed = torch.stack([found[i] for i in range(len(times))])
+        layout = problem.f.layout
+        states = packed if layout is None else layout.unpack(packed)
+        return states if wanted.ndim else _first(states, layout)
+
+
+def _walk(problem: Problem, times: list[float]) -> dict[int, Tensor]:
+    """The state at each time, by taking the legs again."""
+    sign = 1.0 if problem.legs[-1].t1 >= problem.times[0] else -1.0
+    order = sorted(range(len(times)), key=lambda i: sign * times[i])
+    found: dict[int, Tensor] = {}
+    x, state = problem.x0, problem.scheme.init(problem.f, problem.times[0], problem.x0)
+    for leg in problem.legs:
+        step = problem.scheme.step(problem.f, leg.t0, leg.t1, x, state)
+        while order and sign * times[order[0]] <= sign * leg.t1:
+            i = order.pop(0)
+            theta = (times[i] - leg.t0) / (leg.t1 - leg.t0)
+            found[i] = x if theta == 0.0 else step.x if theta == 1.0 else step.dense(theta)
+        if not order:
+            break
+        x, state = step.x, step.state
+    return found
+
+
+def _first(states: State, layout: Layout | None) -> State:
+    from residyn.state import rebuild
+
+    items = [leaf[0] for leaf in leaves(states)]
+    return items[0] if layout is None else rebuild(states, items)
+
+
+def solve(
+    f: Callable[..., Any],
+    x0: State,
+    t: Tensor | Sequence[float],
+    *,
+    args: tuple[Any, ...] = (),
+    scheme: Scheme | None = None,
+    control: Control | None = None,
+    gradient: GradientMode | None = None,
+    throw: bool = True,
+) -> Solution:
+    """Solve x' = f(t, x, *args) from x(t[0]) = x0 and report x at each of the times.
+
+    Args:
+        f: The field. It gets the time as a tensor without axes (or `(B, 1, …)` where each sample has its own) and the state,
+            and returns dx/dt in the same structure, shapes and dtype. A branch F(x) becomes one by `autonomous`.
+        x0: A tensor, or a tuple or dict of them, real or complex; on any device, which is kept.
+        t: Times to report, the first one the start, strictly increasing or decreasing, `(n,)`; or `(B, n)` with times for each
+            sample of x0 `(B, …)`. If it wants a gradient it gets that of the exact flow, ∂x/∂t = f.
+        args: Further arguments of f; tensors in it get gradients.
+        scheme: How a step is taken; `Dopri5()` if not given.
+        control: How long steps are; `Adaptive()` if not given and the scheme has an error estimate.
+        gradient: How the gradient comes back; `Replay()` if not given.
+        throw: Whether a numerical failure is raised; otherwise it is in the `outcome`, with what was solved before it.
+
+    Returns:
+        Times, states, statistics and outcome.
+
+    Raises:
+        InputError: If an argument breaks its rule.
+        SolveError: If the solve fails and `throw` is set; it names time, step, component and a fix.
+
+    >>> solution = solve(lambda t, x: -x, torch.ones(1, dtype=torch.float64), [0.0, 1.0])
+    >>> round(float(solution.x[-1]), 5)
+    0.36788
+    """
+    scheme = scheme or Dopri5()
+    problem = _problem(f, x0, t, args, scheme, control)
+    times = torch.as_tensor(t)
+    gradient = gradient or Replay()
+    collapsed = _collapsed(problem)
+    if collapsed is not None:
+        x, kept = collapsed, None
+    else:
+        start = problem.x0
+        if isinstance(t, Tensor) and t.requires_grad:
+            problem.x0 = _shift_start(problem, t)
+        x, kept = gradient.march(problem), problem
+        if isinstance(t, Tensor) and t.requires_grad:
+            x = _shift_reports(problem, t, x, start)
+    layout = problem.f.layout
+    reported = (times.T if times.ndim == 2 else times)[: len(x)]
+    solution = Solution(reported, x if layout is None else layout.unpack(x), problem.stats, problem.outcome, kept)
+    if throw and not problem.outcome.ok:
+        raise SolveError(problem.outcome)
+    return solution
+
+
+def _problem(
+    f: Callable[..., Any], x0: State, t: Any, args: tuple[Any, ...], scheme: Scheme, control: Control | None
+) -> Problem:
+    """All checks, once; nothing deeper checks again."""
+    if not isinstance(scheme, Scheme):
+        raise InputError(f"`scheme` must be a scheme such as Dopri5(), got {scheme!r}; schemes are objects: pass an instance")
+    if control is None:
+        control = default_control(scheme)
+    if not isinstance(control, Control):
+        raise InputError(f"`control` must be Fixed(steps=N) or Adaptive(...), got {control!r}")
+    if isinstance(control, Adaptive) and scheme.error_order == 0:
+        raise InputError(
+            f"`control` must be Fixed(steps=N) for {type(scheme).__name__}, which has no error estimate, got Adaptive; "
+            "or use scheme=Dopri5()"
+        )
+    if not isinstance(args, tuple):
+        raise InputError(f"`args` must be a tuple, got {type(args).__name__}; write args=(a,) for one argument")
+    _check_order_of_arguments(f)
+    own_times = isinstance(t, Tensor) and t.ndim == 2
+    batched = own_times or (isinstance(control, Adaptive) and control.per_sample)
+    layout = None if isinstance(x0, Tensor) else Layout.of(x0, batched=batched)
+    row = x0 if layout is None else layout.pack(x0)
+    _check_state(row, batched)
+    times = _times(t, row, batched)
+    return Problem(Rhs(f, args, layout, row), scheme, control, times, row)
+
+
+def _check_order_of_arguments(f: Callable[..., Any]) -> None:
+    if not callable(f):
+        raise InputError(f"`f` must be callable as f(t, x), got {type(f).__name__}")
+    try:
+        target = f.forward if isinstance(f, nn.Module) else f
+        names = [p.name for p in inspect.signature(target).parameters.values() if p.kind is not p.VAR_POSITIONAL][:2]
+    except (TypeError, ValueError):  # a builtin without a signature
+        return
+    if len(names) == 2 and names[1] in ("t", "time") and names[0] not in ("t", "time"):
+        raise InputError(f"`f` must take (t, x), got ({names[0]}, {names[1]}); swap its arguments: lambda t, x: f(x, t)")
+
+
+def _check_state(x: Tensor, batched: bool) -> None:
+    if not (x.is_floating_point() or x.is_complex()):
+        raise InputError(f"`x0` must be floating point or complex, got {x.dtype}; use x0.float() or x0.double()")
+    if x.numel() == 0:
+        raise InputError(f"`x0` must not be empty, got shape {tuple(x.shape)}")
+    if batched and x.ndim < 1:
+        raise InputError("`x0` must have a sample axis, (B, …), for steps or times a sample, got a tensor without axes")
+    from residyn.schemes.failure import finite
+
+    if not finite(x):
+        at = int((~torch.isfinite(x)).flatten().to(torch.uint8).argmax())
+        raise InputError(f"`x0` must be finite, got {x.flatten()[at].item()} at flat index {at}; clean the data first")
+
+
+def _times(t: Any, x: Tensor, batched: bool) -> list[Any]:
+    """The times as floats, or, for samples on their own, as tensors `(B, 1, …)`."""
+    times = torch.as_tensor(t).detach()
+    if times.is_complex() or times.dtype == torch.bool:
+        raise InputError(f"`t` must be real, got {times.dtype}")
+    hint = "" if times.ndim <= 1 else "; if x0 and t are swapped: solve(f, x0, t)"
+    if times.ndim not in (1, 2) or times.shape[-1] < 2:
+        raise InputError(f"`t` must be (n,) or (B, n) with at least 2 times, got shape {tuple(times.shape)}{hint}")
+    rows = times.to(torch.float64).reshape(-1, times.shape[-1])
+    steps = rows.diff(dim=1)
+    if not bool(torch.isfinite(rows).all()):
+        raise InputError("`t` must be finite, got nan or inf")
+    if not bool(((steps > 0).all(1) | (steps < 0).all(1)).all()):
+        at = int(((steps == 0) | (torch.sign(steps) != torch.sign(steps[:, :1]))).any(0).to(torch.uint8).argmax())
+        pair = [round(v, 6) for v in rows[0, at : at + 2].tolist()]
+        raise InputError(f"`t` must be strictly increasing or decreasing, got {pair} at index {at}; sort it, drop repeats{hint}")
+    if not batched:
+        return list(rows[0].tolist())
+    if times.ndim == 2 and len(times) != len(x):
+        raise InputError(f"`t` must have a row for each sample, ({len(x)}, n), got shape {tuple(times.shape)}{hint}")
+    real = x.dtype.to_real() if x.is_complex() else x.dtype
+    rows = rows.expand(len(x), -1).to(x.device, real)
+    return [column.reshape(len(x), *[1] * (x.ndim - 1)) for column in rows.unbind(1)]
+
+
+def _collapsed(problem: Problem) -> Tensor | None:
+    """All reported states in closed form, where the branch knows its eigenvalues and the steps are equal."""
+    f, control = problem.f, problem.control
+    if not (isinstance(f.f, Autonomous) and isinstance(f.f.branch, Spectral) and isinstance(control, Fixed)):
+        return None
+    if f.args or f.layout is not None or isinstance(problem.times[0], Tensor):
+        return None
+    problem.stats.accepted = control.steps * (len(problem.times) - 1)
+    states = [problem.x0]
+    for start, end in zip(problem.times, problem.times[1:], strict=False):
+        states.append(collapse(f.f.branch, problem.scheme, (end - start) / control.steps, control.steps, states[-1]))
+    return torch.stack(states)
+
+
+def _shift_start(problem: Problem, t: Tensor) -> Tensor:
+    """x0 with the gradient ∂x/∂t0 = -(∂x/∂x0)·f(t0, x0) attached; the value is unchanged."""
+    first = _column(t, 0, problem.x0)
+    return problem.x0 - (first - first.detach()) * problem.f(problem.times[0], problem.x0)
+
+
+def _shift_reports(problem: Problem, t: Tensor, x: Tensor, x0: Tensor) -> Tensor:
+    """Reported states with the gradient ∂x/∂t = f(t, x) attached; values unchanged."""
+    shifted = [x0]
+    for i in range(1, len(x)):
+        time = _column(t, i, x0)
+        shifted.append(x[i] + (time - time.detach()) * problem.f(problem.times[i], x[i]))
+    return torch.stack(shifted)
+
+
+def _column(t: Tensor, i: int, x: Tensor) -> Tensor:
+    time = t[..., i].to(x.device, x.dtype)
+    return time.reshape(-1, *[1] * (x.ndim - 1)) if t.ndim == 2 else time
+
+
+class Flow(nn.Module):
+    """One field repeated over time as depth: x(span[1]) from x' = f(t, x), x(span[0]) = x0.
+
+    Args:
+        f: The field f(t, x), or a branch made one by `autonomous`.
+        span: Start and end time.
+        scheme: As in `solve`.
+        control: As in `solve`.
+        gradient: As in `solve`.
+
+    Raises:
+        InputError: On use, as `solve` does.
+
+    Reference:
+        Chen, Rubanova, Bettencourt & Duvenaud (2018), "Neural Ordinary Differential Equations", arXiv:1806.07366.
+
+    >>> from residyn.schemes import Euler, Fixed
+    >>> Flow(autonomous(torch.neg), scheme=Euler(), control=Fixed(steps=2))(torch.ones(1))
+    tensor([0.2500])
+    """
+
+    def __init__(
+        self,
+        f: Callable[..., Any],
+        span: tuple[float, float] = (0.0, 1.0),
+        *,
+        scheme: Scheme | None = None,
+        control: Control | None = None,
+        gradient: GradientMode | None = None,
+    ) -> None:
+        super().__init__()
+        self.f = f
+        self.span = (float(span[0]), float(span[1]))
+        self.scheme = scheme or Dopri5()
+        self.control = control if control is not None else default_control(self.scheme)
+        self.gradient = gradient or Replay()
+        self.last: Solution | None = None
+
+    def forward(self, x0: State) -> State:
+        """The state at the end of the span; `last` keeps times, statistics and outcome."""
+        solution = solve(
+            self.f, x0, self.span, scheme=self.scheme, control=self.control, gradient=self.gradient
+        )
+        self.last = Solution(solution.t, None, solution.stats, solution.outcome)
+        layout = None if isinstance(x0, Tensor) else Layout.of(x0, batched=False)
+        if layout is None:
+            return solution.x[-1]
+        from residyn.state import rebuild
+
+        return rebuild(x0, [leaf[-1] for leaf in leaves(solution.x)])
+
+
+class Equilibrium(nn.Module):
+    """A layer without depth: x = f(x, u), found by a root finder, with the exact implicit gradient.
+
+    Args:
+        f: The map f(x, u) from a state `(B, …)` and the input to a state of the same shape.
+        root: The root finder.
+        gradient: The implicit gradient, with its own root finder for the backward equation.
+        throw: Whether to raise where the root finder does not converge; otherwise it is a warning.
+
+    Attributes:
+        forward_root: The last forward solve: residuals, iterations, convergence a sample.
+        backward_root: The last backward solve.
+
+    Raises:
+        SolveError: On use, if the root finder does not converge and `throw` is set.
+
+    Reference:
+        Bai, Kolter & Koltun (2019), "Deep Equilibrium Models", arXiv:1909.01377.
+
+    >>> layer = Equilibrium(lambda x, u: 0.5 * torch.tanh(x) + u)
+    >>> x = layer(torch.ones(1, 1))
+    >>> bool((x - 0.5 * torch.tanh(x) - 1).abs() < 1e-4)
+    True
+    """
+
+    forward_root: Root | None
+    backward_root: Root | None
+
+    def __init__(
+        self,
+        f: Callable[[Tensor, Any], Tensor],
+        *,
+        root: RootFinder | None = None,
+        gradient: Implicit | None = None,
+        throw: bool = True,
+    ) -> None:
+        super().__init__()
+        self.f = f
+        self.root = root or Anderson()
+        self.gradient = gradient or Implicit()
+        self.throw = throw
+        self.forward_root = self.backward_root = None
+
+    def forward(self, u: Any, x0: Tensor | None = None) -> Tensor:
+        """x with x = f(x, u), from the guess x0 (zeros of the shape of u if not given)."""
+        if x0 is None:
+            if not isinstance(u, Tensor):
+                raise InputError(f"`x0` must be given where u is no tensor, got u of type {type(u).__name__}")
+            x0 = torch.zeros_like(u)
+        if x0.ndim < 1:
+            raise InputError("`x0` must have a sample axis, (B, …), got a tensor without axes")
+        with torch.no_grad():
+            image = self.f(x0, u)
+            if image.shape != x0.shape:
+                raise InputError(
+                    f"`f` must return the shape of x, {tuple(x0.shape)}, got {tuple(image.shape)}; pass x0 in the state's shape"
+                )
+            found = self.root.solve(lambda x: self.f(x, u), x0)
+        self.forward_root = found
+        if not bool(found.converged.all()):
+            self._complain(found)
+        if not torch.is_grad_enabled():
+            return found.x
+        return self.gradient.attach(lambda x: self.f(x, u), found.x, self._remember)
+
+    def _remember(self, root: Root) -> None:
+        self.backward_root = root
+
+    def _complain(self, found: Root) -> None:
+        sample = int(torch.nan_to_num(found.residual, nan=float("inf")).argmax())
+        outcome = Outcome(
+            "root_failed",
+            f"the equilibrium was not reached: relative residual {float(found.residual[sample]):.2e} on sample {sample} after "
+            f"{found.iterations} iterations, tolerance {self.root.tol:.0e}",
+            "raise max_iterations, use another root finder, or make f a contraction (spectral norm below 1)",
+            sample=sample,
+        )
+        if self.throw:
+            raise SolveError(outcome)
+        warnings.warn(str(outcome), ResidynWarning, stacklevel=3)
+
+
+__all__ = ["Equilibrium", "Flow", "Solution", "autonomous", "solve"]

@@ -1,0 +1,101 @@
+"""The gradient from a few kept states: segments are run again when the gradient comes back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from residyn.errors import InputError
+from residyn.gradients.base import GradientMode
+from residyn.schemes.problem import Outputs
+
+if TYPE_CHECKING:
+    from residyn.schemes.problem import Leg, Problem
+
+
+@dataclass(frozen=True)
+class Checkpoint(GradientMode):
+    """Keep the state at the ends of segments and run each segment again, with everything remembered, on the way back.
+
+    Exact, for any branch (closures and random numbers included), differentiable again. Memory for n steps in s segments:
+    s states and n/s steps; one more evaluation of everything.
+
+    Args:
+        segments: s; the square root of the number of steps if `None`.
+
+    Raises:
+        InputError: If `segments` is less than 1.
+
+    Reference:
+        Griewank (1992), doi:10.1080/10556789208805505; Chen, Xu, Zhang & Guestrin (2016), arXiv:1604.06174.
+
+    >>> Checkpoint(segments=4)
+    Checkpoint(segments=4)
+    """
+
+    segments: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.segments is not None and (not isinstance(self.segments, int) or self.segments < 1):
+            raise InputError(f"`segments` must be a whole number of at least 1, or None, got {self.segments!r}")
+
+    def march(self, problem: Problem) -> Tensor:
+        """Find the steps without a gradient (where they are not known), then run them in segments."""
+        x = problem.x0
+        legs = problem.control.plan(problem)
+        if legs is None or not torch.is_grad_enabled():
+            with torch.no_grad():
+                outputs = Outputs(problem, x)
+                for leg, _, x1, step in problem.march(x):
+                    outputs.add(leg, _values(leg, x1, step))
+            if not torch.is_grad_enabled():
+                return outputs.stack()
+            legs = problem.legs
+        problem.legs = legs
+        outputs = Outputs(problem, x)
+        for part in self._parts(legs):
+            x, *values = checkpoint(_segment, problem, part, x, use_reentrant=False)
+            for leg in part:
+                outputs.add(leg, [values.pop(0) for _ in leg.reports])
+        problem.stats.accepted = len(legs)
+        problem.stats.evaluations = problem.f.evaluations
+        return outputs.stack()
+
+    def chain(self, blocks: Sequence[Callable[[Tensor], Tensor]], x: Tensor) -> Tensor:
+        """Run blocks in segments."""
+        for part in self._parts(blocks):
+            x = checkpoint(_run, part, x, use_reentrant=False)
+        return x
+
+    def _parts(self, items: Sequence[Any]) -> list[Sequence[Any]]:
+        count = self.segments or max(1, math.isqrt(len(items)))
+        size = max(1, -(-len(items) // count))
+        return [items[i : i + size] for i in range(0, len(items), size)]
+
+
+def _values(leg: Leg, x1: Tensor, step: Any) -> list[Tensor]:
+    from residyn.schemes.problem import value
+
+    return [value(report, step, x1) for report in leg.reports]
+
+
+def _segment(problem: Problem, legs: Sequence[Leg], x: Tensor) -> tuple[Tensor, ...]:
+    values: list[Tensor] = []
+    state = problem.scheme.init(problem.f, legs[0].t0, x)
+    for leg in legs:
+        x1, state_next, found = problem.take(leg, x, state)
+        values += found
+        x, state = x1, state_next if leg.accept is None else problem.scheme.merge(leg.accept, state_next, state)
+    return (x, *values)
+
+
+def _run(blocks: Sequence[Callable[[Tensor], Tensor]], x: Tensor) -> Tensor:
+    for block in blocks:
+        x = block(x)
+    return x

@@ -1,0 +1,153 @@
+"""Which tensors a field depends on, so that a gradient mode that runs outside autograd can return gradients to all of them."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from residyn.errors import InputError
+
+if TYPE_CHECKING:
+    from residyn.schemes.problem import Problem
+
+
+@dataclass
+class Dependence:
+    """What a field depends on besides t and x.
+
+    Args:
+        problem: The march it is about.
+        tensors: Tensors that want a gradient: those in `args` first, then parameters and what closures hold.
+        in_args: How many of them come from `args`.
+        shares_graph: Whether f uses tensors that were computed from leaves before the call, whose graph is walked many times.
+        is_module: Whether f is a module, whose parameters are all known.
+        random: Whether f draws random numbers.
+    """
+
+    problem: Problem
+    tensors: list[Tensor] = field(default_factory=list)
+    in_args: int = 0
+    shares_graph: bool = False
+    is_module: bool = False
+    random: bool = False
+
+    @contextlib.contextmanager
+    def detached(self) -> Iterator[list[Tensor]]:
+        """Within, `args` are stand-ins cut from the graph they came from; yields the tensors to differentiate by."""
+        f = self.problem.f
+        kept = f.args
+        stand_ins = [tensor.detach().requires_grad_() for tensor in self.tensors[: self.in_args]]
+        queue = iter(stand_ins)
+        f.args = _map_tensors(kept, lambda tensor: next(queue) if tensor.requires_grad else tensor)
+        try:
+            yield [*stand_ins, *self.tensors[self.in_args :]]
+        finally:
+            f.args = kept
+
+    def check(self, x1: Tensor, inputs: list[Tensor]) -> None:
+        """See that a step used no tensor that was not found before the march; a gradient would be missing, silently.
+
+        Raises:
+            InputError: If it did.
+        """
+        if self.is_module:
+            return
+        known = {id(tensor) for tensor in [*inputs, *self.tensors]}
+        for leaf in _leaves_of(x1):
+            if id(leaf) not in known:
+                raise InputError(
+                    f"`f` must use the same tensors at every time, got one of shape {tuple(leaf.shape)} that it did not use at "
+                    "t[0]; hand it over in `args`, make f an nn.Module, or use gradient=Checkpoint()"
+                )
+
+
+def find_dependence(problem: Problem) -> Dependence:
+    """Find every tensor that f uses and that wants a gradient: in `args`, as a parameter, in a closure, in its graph."""
+    f = problem.f.f
+    found = Dependence(problem)
+    _map_tensors(problem.f.args, lambda tensor: found.tensors.append(tensor) if tensor.requires_grad else None)
+    found.in_args = len(found.tensors)
+    seen = {id(tensor) for tensor in found.tensors}
+    for module in _modules(f):
+        for tensor in [*module.parameters(), *module.buffers()]:
+            if tensor.requires_grad and tensor.is_leaf and id(tensor) not in seen:
+                seen.add(id(tensor))
+                found.tensors.append(tensor)
+    found.is_module = isinstance(f, nn.Module)
+    dice = torch.get_rng_state()
+    stand_in = problem.x0.detach().requires_grad_()
+    with found.detached() as cut, torch.enable_grad():
+        slope = problem.f(problem.times[0], stand_in)
+    cut_ids = {id(tensor) for tensor in cut} | {id(stand_in)}
+    for leaf in _leaves_of(slope):
+        if id(leaf) not in seen and id(leaf) not in cut_ids:
+            seen.add(id(leaf))
+            found.tensors.append(leaf)
+            found.shares_graph = True
+    found.random = not torch.equal(dice, torch.get_rng_state())
+    if found.random:
+        torch.set_rng_state(dice)
+    return found
+
+
+def _modules(f: Callable[..., Any]) -> Iterator[nn.Module]:
+    """The modules that a callable is, is bound to, wraps, or holds in its closure."""
+    todo, seen = [f], set()
+    while todo:
+        item: Any = todo.pop()
+        if id(item) in seen:
+            continue
+        seen.add(id(item))
+        if isinstance(item, nn.Module):
+            yield item
+            # a module may hold a plain callable, as `autonomous` does
+            todo += [value for value in vars(item).values() if callable(value) and not isinstance(value, type)]
+        elif isinstance(item, functools.partial):
+            todo += [item.func, *item.args, *item.keywords.values()]
+        elif callable(item):
+            todo += [cell.cell_contents for cell in getattr(item, "__closure__", None) or () if _filled(cell)]
+            todo.append(getattr(item, "__self__", None))
+            todo.append(getattr(item, "__wrapped__", None))
+
+
+def _filled(cell: Any) -> bool:
+    try:
+        return cell.cell_contents is not None
+    except ValueError:  # a name that is bound later
+        return False
+
+
+def _leaves_of(tensor: Tensor) -> Iterator[Tensor]:
+    """The leaves from which autograd would say a tensor was computed."""
+    if tensor.grad_fn is None:
+        if tensor.requires_grad:
+            yield tensor
+        return
+    todo, seen = [tensor.grad_fn], {tensor.grad_fn}
+    while todo:
+        node = todo.pop()
+        variable = getattr(node, "variable", None)
+        if variable is not None:
+            yield variable
+        for upstream, _ in node.next_functions:
+            if upstream is not None and upstream not in seen:
+                seen.add(upstream)
+                todo.append(upstream)
+
+
+def _map_tensors(tree: Any, change: Callable[[Tensor], Any]) -> Any:
+    """A structure of tuples, lists and dicts with `change` applied to its tensors, other things kept."""
+    if isinstance(tree, Tensor):
+        return change(tree)
+    if isinstance(tree, dict):
+        return {key: _map_tensors(item, change) for key, item in tree.items()}
+    if isinstance(tree, (tuple, list)):
+        items = [_map_tensors(item, change) for item in tree]
+        return type(tree)(*items) if hasattr(tree, "_fields") else type(tree)(items)
+    return tree

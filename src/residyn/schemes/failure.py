@@ -1,0 +1,133 @@
+"""Why a march ended early: the time, the step, the component and sample that dominate, and whether the problem looks stiff."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from residyn.results import Outcome
+from residyn.schemes.base import Time
+from residyn.state import inside_transform
+
+if TYPE_CHECKING:
+    from residyn.schemes.problem import Leg, Problem
+
+_STIFF_FIX = "the problem looks stiff: use an implicit scheme, or a smaller rtol if it is not"
+
+
+def finite(x: Tensor) -> bool:
+    """Whether all of x is finite; taken as true inside a torch.func transform, where nobody can look."""
+    return inside_transform() or bool(torch.isfinite(x).all())
+
+
+@torch.no_grad()
+def where_non_finite(problem: Problem, legs: list[Leg], x: Tensor) -> Outcome:
+    """Take some legs again, from the last state known to be finite, and say which one broke it."""
+    state = problem.scheme.init(problem.f, legs[0].t0, x)
+    for leg in legs:
+        x1, state_next, _ = problem.take(leg._replace(reports=()), x, state)
+        if not finite(x1):
+            break
+        x, state = x1, state_next
+    h = leg.t1 - leg.t0
+    return _non_finite(problem, leg.t0, x, h, x1, "use more steps, a scheme with a larger stability region, or an implicit one")
+
+
+@torch.no_grad()
+def underflow(problem: Problem, t: Time, x: Tensor, h: Time) -> Outcome:
+    """The step size fell below what the time can resolve."""
+    slope = problem.f(t, x)
+    if not finite(slope):
+        return _non_finite(problem, t, x, h, slope, "see what f computes there")
+    trial = problem.scheme.step(problem.f, t, t + h, x, problem.scheme.init(problem.f, t, x)).x
+    if not finite(trial):
+        return _non_finite(problem, t, x, h, trial, "the solution blows up there, or f is not defined beyond: end before it")
+    sample, component, place = locate(problem, slope)
+    message = f"the step size fell to {_show(h)} at t = {_show(t)}, where {place} changes fastest, |f| = {_top(slope):.3g}"
+    fix = "the solution has a singularity there, or f a jump: end before it, start again after it, or loosen atol"
+    return Outcome("step_underflow", message, fix, _number(t), _number(h), component, sample, looks_stiff(problem, t, x, h))
+
+
+@torch.no_grad()
+def too_many(problem: Problem, max_steps: int, t: Time, x: Tensor, h: Time) -> Outcome:
+    """The steps ran out."""
+    stiff = looks_stiff(problem, t, x, h)
+    sample, component, place = locate(problem, _error_ratio(problem, t, x, h))
+    message = f"{max_steps} steps were tried and t = {_show(t)} reached, with h = {_show(h)}; {place} dominates the error"
+    fix = _STIFF_FIX if stiff else "raise `max_steps`, or loosen rtol and atol"
+    return Outcome("max_steps", message, fix, _number(t), _number(h), component, sample, stiff)
+
+
+def _non_finite(problem: Problem, t: Time, x: Tensor, h: Time, broken: Tensor, fix: str) -> Outcome:
+    slope = problem.f(t, x)
+    if not finite(slope):
+        broken, source = slope, "f(t, x)"
+    else:
+        source = "the step"
+    sample, component, place = locate(problem, broken)
+    what = "nan" if bool(torch.isnan(broken).any()) else "inf"
+    message = f"{source} returned {what} at t = {_show(t)} with h = {_show(h)}, in {place}"
+    stiff = looks_stiff(problem, t, x, h)
+    fix = _STIFF_FIX if stiff and source == "the step" else fix
+    return Outcome("non_finite", message, fix, _number(t), _number(h), component, sample, stiff)
+
+
+def locate(problem: Problem, badness: Tensor) -> tuple[int | None, int | None, str]:
+    """Where something is largest, or not finite: (sample, component, the place in words)."""
+    flat = torch.nan_to_num(badness.abs(), nan=math.inf, posinf=math.inf).flatten()
+    at = int(flat.argmax())
+    layout = problem.f.layout
+    if layout is not None and not layout.batched:
+        from residyn.state import leaves
+
+        start = 0
+        for i, leaf in enumerate(leaves(layout.tree)):
+            width = leaf.numel() * (2 if layout.as_real and leaf.is_complex() else 1)
+            if at < start + width:
+                return None, at - start, f"component {at - start} of tensor {i} of x"
+            start += width
+    if badness.ndim <= 1:
+        return None, at, f"component {at}"
+    width = badness[0].numel()
+    sample, component = divmod(at, width)
+    return sample, component, f"component {component} of sample {sample}"
+
+
+def looks_stiff(problem: Problem, t: Time, x: Tensor, h: Time) -> bool | None:
+    """Whether h·λ lies where explicit schemes end, for the fastest decaying mode λ of ∂f/∂x that a few products find."""
+    if isinstance(t, Tensor):
+        return None
+    base = problem.f(t, x)
+    direction, size, rayleigh = base, 0.0, 0.0
+    for _ in range(4):
+        norm = float(torch.linalg.vector_norm(direction))
+        if not 0 < norm < math.inf:
+            return None
+        delta = 1e-6 if x.dtype.to_real() == torch.float64 else 1e-3
+        probe = direction * (delta * (1.0 + float(torch.linalg.vector_norm(x))) / norm)
+        image = problem.f(t, x + probe) - base
+        length = float(torch.linalg.vector_norm(probe))
+        size = float(torch.linalg.vector_norm(image)) / length
+        rayleigh = float((probe.conj() * image).sum().real) / length**2
+        direction = image
+    return bool(abs(_number(h)) * size > 1.0 and rayleigh * math.copysign(1.0, _number(h)) < -0.5 * size)
+
+
+def _error_ratio(problem: Problem, t: Time, x: Tensor, h: Time) -> Tensor:
+    step = problem.scheme.step(problem.f, t, t + h, x, problem.scheme.init(problem.f, t, x))
+    return x if step.error is None else step.error() / (x.abs() + 1e-3 * (x.abs().max() + 1e-30))
+
+
+def _number(t: Time) -> float:
+    return float(t.flatten()[0]) if isinstance(t, Tensor) else t
+
+
+def _show(t: Time) -> str:
+    return f"{_number(t):.6g}"
+
+
+def _top(x: Tensor) -> float:
+    return float(x.abs().max())

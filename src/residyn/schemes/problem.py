@@ -1,0 +1,183 @@
+"""What a control marches through: the field as schemes call it, the problem, and the steps that were taken."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from residyn.branch import Autonomous
+from residyn.errors import InputError
+from residyn.results import Outcome
+from residyn.schemes.base import Scheme, Step, Time
+from residyn.state import Layout, leaves
+
+if TYPE_CHECKING:
+    from residyn.schemes.control import Control
+
+
+class Rhs:
+    """The user's f(t, x, *args) as schemes call it: one tensor in, one tensor out, checked and counted."""
+
+    def __init__(self, f: Callable[..., Any], args: tuple[Any, ...], layout: Layout | None, like: Tensor) -> None:
+        self.f, self.args, self.layout = f, args, layout
+        self.evaluations = 0
+        self.shape, self.dtype = like.shape, like.dtype
+        real = like.dtype.to_real() if like.dtype.is_complex else like.dtype
+        self._time_dtype = real if real.itemsize >= 4 else torch.float32
+        self._device = like.device
+        self._timeless = isinstance(f, Autonomous)
+        self._first: tuple[Time, Tensor, Tensor] | None = None
+
+    def __call__(self, t: Time, x: Tensor) -> Tensor:
+        """f(t, x); a float time is made a tensor, once, where f may look at it."""
+        first = self._first
+        if first is not None and first[1] is x and first[0] is t and not torch.is_grad_enabled():
+            return first[2]
+        self.evaluations += 1
+        if not self._timeless and isinstance(t, float):
+            t = torch.scalar_tensor(t, dtype=self._time_dtype, device=self._device)
+        if self.layout is None:
+            k = self.f(t, x, *self.args)
+        else:
+            k = self.layout.pack(self._checked_tree(self.f(t, self.layout.unpack(x), *self.args)))
+        if type(k) is not Tensor and not isinstance(k, Tensor):
+            raise InputError(f"`f` must return a tensor like x, got {type(k).__name__}; return dx/dt")
+        if k.shape != self.shape or k.dtype != self.dtype:
+            raise InputError(self._mismatch(k))
+        return k
+
+    def remember(self, t: Time, x: Tensor) -> Tensor:
+        """f(t, x) without autograd, kept for the first stage of the first step, which may ask for the same."""
+        with torch.no_grad():
+            k = self(t, x)
+        self._first = (t, x, k)
+        return k
+
+    def forget(self) -> None:
+        """Let go of what `remember` kept."""
+        self._first = None
+
+    def _checked_tree(self, tree: Any) -> Any:
+        assert self.layout is not None
+        shapes = tuple(leaf.shape for leaf in leaves(tree, "f(t, x)"))
+        if shapes != self.layout.shapes:
+            want, got = [tuple(s) for s in self.layout.shapes], [tuple(s) for s in shapes]
+            raise InputError(f"`f` must return tensors of the shapes in x, {want}, got {got}; return dx/dt for each of them")
+        return tree
+
+    def _mismatch(self, k: Tensor) -> str:
+        if k.shape != self.shape:
+            hint = "it looks as if f takes (x, t); f is called as f(t, x)" if k.ndim == 0 else "return dx/dt"
+            return f"`f` must return the shape of x, {tuple(self.shape)}, got {tuple(k.shape)}; {hint}"
+        return f"`f` must return the dtype of x, {self.dtype}, got {k.dtype}; convert x0 or the parameters of f"
+
+
+class Report(NamedTuple):
+    """A time to report that lies in a step: `slot` and `theta`; where samples go their own ways, for `rows` only."""
+
+    slot: int | Tensor
+    theta: Time
+    rows: Tensor | None = None
+
+
+class Leg(NamedTuple):
+    """A step that was accepted, enough to take it again: from t0 to t1, for the samples in `accept` (all if None)."""
+
+    t0: Time
+    t1: Time
+    reports: tuple[Report, ...]
+    accept: Tensor | None = None
+
+
+class Taken(NamedTuple):
+    """A leg as it was taken: where it began, and what the scheme returned."""
+
+    leg: Leg
+    x: Tensor
+    x1: Tensor
+    step: Step
+
+
+@dataclass
+class Stats:
+    """What a solve cost.
+
+    Args:
+        evaluations: Calls of f.
+        accepted: Steps kept (with per-sample control: rounds in which all samples step at once).
+        rejected: Steps tried again with a smaller h.
+        root_iterations: Iterations of the root finder, summed over steps.
+    """
+
+    evaluations: int = 0
+    accepted: int = 0
+    rejected: int = 0
+    root_iterations: int = 0
+
+
+@dataclass
+class Problem:
+    """A march to be made: x(times[0]) = x0 to the last of the times."""
+
+    f: Rhs
+    scheme: Scheme
+    control: Control
+    times: list[Any]
+    x0: Tensor
+    stats: Stats = field(default_factory=Stats)
+    outcome: Outcome = field(default_factory=lambda: Outcome("success"))
+    legs: list[Leg] = field(default_factory=list)
+
+    def march(self, x0: Tensor) -> Iterator[Taken]:
+        """Take the steps, yielding each accepted one; `stats`, `outcome` and `legs` are filled on the way."""
+        self.legs = []
+        for taken in self.control.march(self, x0):
+            self.legs.append(taken.leg)
+            yield taken
+        self.stats.evaluations = self.f.evaluations
+
+    def take(self, leg: Leg, x: Tensor, state: Any = None) -> tuple[Tensor, Any, list[Tensor]]:
+        """Take a known leg again: the state after it, what the scheme hands on, and the values at its reported times."""
+        step = self.scheme.step(self.f, leg.t0, leg.t1, x, state)
+        x1 = step.x if leg.accept is None else torch.where(leg.accept, step.x, x)
+        return x1, step.state, [value(report, step, x1) for report in leg.reports]
+
+
+def value(report: Report, step: Step, x1: Tensor) -> Tensor:
+    """The state at a reported time within a step; only the rows that are meant."""
+    if report.rows is None:
+        return x1 if isinstance(report.theta, float) and report.theta == 1.0 else step.dense(report.theta)
+    return step.dense(report.theta)[report.rows]
+
+
+class Outputs:
+    """Collects the values at reported times: `(n, *shape)`, cut where the march ended early."""
+
+    def __init__(self, problem: Problem, x0: Tensor) -> None:
+        self.x0 = x0
+        self.own_times = isinstance(problem.times[0], Tensor)
+        self.count = len(problem.times)
+        self.values: list[Tensor] = [x0]
+        self.index: list[Tensor] = []
+
+    def add(self, leg: Leg, values: list[Tensor]) -> None:
+        """Take in the values of a leg, in the order of its reports."""
+        for report, item in zip(leg.reports, values, strict=True):
+            self.values.append(item)
+            if report.rows is not None:
+                assert isinstance(report.slot, Tensor)
+                self.index.append(report.slot * len(self.x0) + report.rows)
+
+    def stack(self) -> Tensor:
+        """All values, `(n, *shape)`; per-sample values that were not reached are nan."""
+        if not self.index:
+            return torch.stack(self.values)
+        size = len(self.x0)
+        index = torch.cat([torch.arange(size, device=self.x0.device), *self.index])
+        rows = torch.cat(self.values)
+        flat = rows.new_full((self.count * size, *rows.shape[1:]), float("nan"))
+        return flat.index_put((index,), rows).reshape(self.count, *self.x0.shape)
