@@ -67,7 +67,7 @@ class Dependence:
                 )
 
 
-def find_dependence(problem: Problem) -> Dependence:
+def find_dependence(problem: Problem, x: Tensor) -> Dependence:
     """Find every tensor that f uses and that wants a gradient: in `args`, as a parameter, in a closure, in its graph."""
     f = problem.f.f
     found = Dependence(problem)
@@ -81,15 +81,16 @@ def find_dependence(problem: Problem) -> Dependence:
                 found.tensors.append(tensor)
     found.is_module = isinstance(f, nn.Module)
     dice = torch.get_rng_state()
-    stand_in = problem.x0.detach().requires_grad_()
+    stand_in = x.detach().requires_grad_()
     with found.detached() as cut, torch.enable_grad():
-        slope = problem.f(problem.times[0], stand_in)
+        slope = problem.f(problem.legs[-1].t1 if problem.legs else problem.times[0], stand_in)
     cut_ids = {id(tensor) for tensor in cut} | {id(stand_in)}
     for leaf in _leaves_of(slope):
         if id(leaf) not in seen and id(leaf) not in cut_ids:
             seen.add(id(leaf))
             found.tensors.append(leaf)
             found.shares_graph = True
+    problem.f.evaluations -= 1  # it is no part of the march
     found.random = not torch.equal(dice, torch.get_rng_state())
     if found.random:
         torch.set_rng_state(dice)

@@ -2,125 +2,214 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from residyn.errors import ResidynError
+from residyn.errors import InputError
 from residyn.gradients.backprop import Backprop
 from residyn.gradients.base import GradientMode
 from residyn.gradients.checkpoint import Checkpoint
 from residyn.gradients.dependence import Dependence, find_dependence
-from residyn.schemes.problem import Outputs, value
+from residyn.schemes.problem import Outputs, Taken, value
 from residyn.state import inside_transform
 
 if TYPE_CHECKING:
+    from residyn.schemes.base import Time
     from residyn.schemes.problem import Leg, Problem
 
 
+@dataclass(frozen=True)
 class Replay(GradientMode):
     """Keep one state a step; on the way back take each step again with autograd on, and pull the gradient through it.
 
     The gradient is that of the steps as they were taken (the step sizes held constant), to rounding; memory is one state a
-    step plus the graph of a single step. It goes to x0, to `args`, and to every parameter that f uses. Differentiating twice
-    needs `Backprop` or `Checkpoint`.
+    step, the graph of a single step, and at most about `keep` bytes: the first steps, whose graphs fit in there, are left to
+    plain autograd, so that a small problem pays nothing. The gradient goes to x0, to `args`, and to every parameter that f
+    uses. To differentiate twice use `Backprop` or `Checkpoint`.
 
-    >>> Replay()
-    Replay()
+    Args:
+        keep: Bytes that may be spent on the graphs of the first steps; 0 takes every step again.
+
+    Raises:
+        InputError: If `keep` is negative.
+
+    >>> Replay(keep=0)
+    Replay(keep=0)
     """
 
+    keep: int = 16 * 2**20
+
+    def __post_init__(self) -> None:
+        if self.keep < 0:
+            raise InputError(f"`keep` must be a number of bytes ≥ 0, got {self.keep}")
+
     def march(self, problem: Problem) -> Tensor:
-        """Run the march without autograd, remembering where each step began."""
-        if not torch.is_grad_enabled() or inside_transform():
+        """Run the first steps under autograd while their graphs are small, the others without, remembering their starts."""
+        if not torch.is_grad_enabled() or inside_transform() or problem.scheme.carries_memory:
             return Backprop().march(problem)
-        used = find_dependence(problem)
-        if not (used.tensors or problem.x0.requires_grad):
+        outputs = Outputs(problem, problem.x0)
+        march = problem.march(problem.x0)
+        x, room = problem.x0, self.keep
+        if room > 0:
+            weigher = _Weigher()
+            with weigher:
+                taken = next(march, None)
+            while taken is not None:
+                x = _add(outputs, taken)
+                room -= weigher.bytes  # one leg has been weighed; the others are like it
+                if room < weigher.bytes:
+                    break
+                taken = next(march, None)
+            if taken is None or not x.requires_grad:
+                for taken in march:
+                    _add(outputs, taken)
+                return outputs.stack()
+        return self._replay(problem, march, outputs, x)
+
+    def _replay(self, problem: Problem, march: Iterator[Taken], outputs: Outputs, x: Tensor) -> Tensor:
+        """The rest of a march, from x on, as one node of the graph."""
+        used = find_dependence(problem, x)
+        first = len(outputs.values)
+        tape = _Tape(problem, used, march, outputs)
+        if used.tensors or x.requires_grad:
+            reported = _Replayed.apply(tape, x, *used.tensors)
+            outputs.values[first:] = [reported] if outputs.index else list(reported.unbind())
+        else:
             with torch.no_grad():
-                return Backprop().march(problem)
-        if problem.scheme.carries_memory:
-            return Backprop().march(problem)
-        result: Tensor = _Replayed.apply(problem, used, problem.x0, *used.tensors)
-        return result
+                for taken in march:
+                    _add(outputs, taken)
+        return outputs.stack()
 
     def chain(self, blocks: Sequence[Callable[[Tensor], Tensor]], x: Tensor) -> Tensor:
         """Run blocks, keeping the state between each two."""
         return Checkpoint(segments=len(blocks)).chain(blocks, x)
 
 
+def _add(outputs: Outputs, taken: Taken) -> Tensor:
+    leg, _, x1, step = taken
+    outputs.add(leg, [value(report, step, x1) for report in leg.reports])
+    return x1
+
+
 @dataclass
 class _Tape:
-    """What the way back needs: each leg, the state where it began, and, if f draws random numbers, the generator's state."""
+    """What the way back needs: each leg, and the state where it began."""
 
     problem: Problem
     used: Dependence
+    march: Iterator[Taken]
+    outputs: Outputs
     legs: list[Leg] = field(default_factory=list)
     starts: list[Tensor] = field(default_factory=list)
-    dice: list[Any] = field(default_factory=list)
+    dice: list[Tensor] = field(default_factory=list)
 
 
 class _Replayed(torch.autograd.Function):
-    """The march as one node of the graph."""
+    """The replayed part of a march as one node: all values it reports, one after the other along the first axis."""
 
     @staticmethod
-    def forward(ctx: Any, problem: Problem, used: Dependence, x0: Tensor, *tensors: Tensor) -> Tensor:
-        tape = _Tape(problem, used)
-        outputs = Outputs(problem, x0)
-        before = torch.get_rng_state() if used.random else None
-        for leg, x, x1, step in problem.march(x0):
-            tape.legs.append(leg)
-            tape.starts.append(x)
-            if used.random:
-                tape.dice.append(before)
-                before = torch.get_rng_state()
-            outputs.add(leg, [value(report, step, x1) for report in leg.reports])
+    def forward(ctx: Any, tape: _Tape, x: Tensor, *tensors: Tensor) -> Tensor:
+        outputs, first = tape.outputs, len(tape.outputs.values)
+        dice = torch.get_rng_state()
+        for taken in tape.march:
+            tape.legs.append(taken.leg)
+            tape.starts.append(taken.x)
+            _add(outputs, taken)
+            if tape.used.random:
+                tape.dice.append(dice)
+                dice = torch.get_rng_state()
+        del tape.march
         ctx.tape = tape
-        return outputs.stack()
+        ctx.shape = x.shape
+        values = outputs.values[first:]
+        if outputs.own_times:
+            return torch.cat(values) if values else x.new_zeros(0, *x.shape[1:])
+        return torch.stack(values) if values else x.new_zeros(0, *x.shape)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         tape: _Tape = ctx.tape
-        used = tape.used
-        total: list[Tensor | None] = [None] * len(used.tensors)
-        flow = torch.zeros_like(grad[0])
-        with used.detached() as stand_ins:
+        totals: list[Tensor | None] = [None] * len(tape.used.tensors)
+        flow = grad.new_zeros(ctx.shape)
+        with tape.used.detached() as stand_ins:
+            end = len(grad)
             for i in range(len(tape.legs) - 1, -1, -1):
-                flow = _pull(tape, i, flow, grad, stand_ins, total)
-        return (None, None, flow + grad[0], *total)
+                flow, end = _pull(tape, i, flow, grad, end, stand_ins, totals)
+        return (None, flow, *totals)
 
 
 def _pull(
-    tape: _Tape, i: int, flow: Tensor, grad: Tensor, stand_ins: list[Tensor], total: list[Tensor | None]
-) -> Tensor:
-    """Pull the gradient `flow` at the end of leg i back to its start, adding to the parameters' totals on the way."""
-    leg, problem, used = tape.legs[i], tape.problem, tape.used
+    tape: _Tape, i: int, flow: Tensor, grad: Tensor, end: int, stand_ins: list[Tensor], totals: list[Tensor | None]
+) -> tuple[Tensor, int]:
+    """Pull the gradient `flow` at the end of leg i back to its start, adding to the parameters' totals on the way.
+
+    `grad` up to `end` belongs to the values reported in this leg and before it; where that ends for the leg before is returned.
+    """
+    problem, leg, used = tape.problem, tape.legs[i], tape.used
     x = tape.starts[i].detach().requires_grad_()
-    with torch.enable_grad():
-        if used.random:
-            with torch.random.fork_rng(devices=[]):
-                torch.set_rng_state(tape.dice[i])
-                x1, _, values = problem.take(leg, x)
-        else:
-            x1, _, values = problem.take(leg, x)
-    ends, gradients = [x1], [flow]
-    for report, item in zip(leg.reports, values, strict=True):
-        if report.rows is not None:
-            ends.append(item)
-            gradients.append(grad[report.slot, report.rows])
-        elif item is x1:
-            gradients[0] = gradients[0] + grad[report.slot]
+    with _dice(tape, i), torch.enable_grad():
+        x1, _, values = problem.take(leg, x)
+    ends, weights = [x1], [flow]
+    for report, item in zip(reversed(leg.reports), reversed(values), strict=True):
+        rows = 1 if report.rows is None else len(report.rows)
+        weight = grad[end - 1] if report.rows is None else grad[end - rows : end]
+        end -= rows
+        if item is x1:
+            weights[0] = weights[0] + weight
         else:
             ends.append(item)
-            gradients.append(grad[report.slot])
-    used.check(x1, [x, *stand_ins])
-    pulled = torch.autograd.grad(ends, [x, *stand_ins], gradients, allow_unused=True, retain_graph=used.shares_graph)
+            weights.append(weight)
+    inputs = [x, *stand_ins]
+    for item in ends:
+        used.check(item, inputs)
+    pulled = torch.autograd.grad(ends, inputs, weights, allow_unused=True, retain_graph=used.shares_graph)
     for j, item in enumerate(pulled[1:]):
         if item is not None:
-            so_far = total[j]
-            total[j] = item if so_far is None else so_far.add_(item)
-    if pulled[0] is None:
-        raise ResidynError("the step did not depend on x; f may have detached it")
-    return pulled[0]
+            so_far = totals[j]
+            # the first may be memory that autograd shares; from then on the sum is ours and grows in place
+            totals[j] = item.clone() if so_far is None else so_far.add_(item)
+    return (torch.zeros_like(x) if pulled[0] is None else pulled[0]), end
+
+
+@contextlib.contextmanager
+def _dice(tape: _Tape, i: int) -> Iterator[None]:
+    """The random numbers of leg i once more, if f draws any."""
+    if not tape.used.random:
+        yield
+        return
+    with torch.random.fork_rng(devices=[]):
+        torch.set_rng_state(tape.dice[i])
+        yield
+
+
+class _Weigher:
+    """Counts the bytes that autograd saves while it is entered."""
+
+    def __init__(self) -> None:
+        self._seen: set[int] = set()
+        self.bytes = 1
+        self._hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, _same)
+
+    def _pack(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in self._seen:
+            self._seen.add(storage.data_ptr())
+            self.bytes += storage.nbytes()
+        return tensor
+
+    def __enter__(self) -> _Weigher:
+        self._hooks.__enter__()
+        return self
+
+    def __exit__(self, *exc: Any) -> None:
+        self._hooks.__exit__(*exc)
+
+
+def _same(tensor: Tensor) -> Tensor:
+    return tensor

@@ -157,15 +157,15 @@ class Adaptive(Control):
         t, end = times[0], times[-1]
         forward = end > t
         x, state, slot = x0, scheme.init(f, t, x0), 1
-        size = self.first_step or initial_step(self, problem, x0)
+        size = initial_step(self, problem, x0) if self.first_step is None else self.first_step
         h = math.copysign(min(size, self.max_step), end - t)
         magnitude = x.abs()
         root_n = math.sqrt(x.numel())
-        previous = 1.0
+        previous, broke, least = 1.0, 0.0, 1e-20 * abs(end - t)
         for _ in range(self.max_steps):
             t1 = end if (t + 1.01 * h >= end if forward else t + 1.01 * h <= end) else t + h
-            if abs(t1 - t) <= 4 * math.ulp(t):
-                problem.outcome = failure.underflow(problem, t, x, h)
+            if abs(t1 - t) <= max(4 * math.ulp(t), least):
+                problem.outcome = failure.underflow(problem, t, x, h, broke)
                 return
             step = scheme.step(f, t, t1, x, state)
             assert step.error is not None  # `solve` has checked that the scheme has an estimate
@@ -182,6 +182,7 @@ class Adaptive(Control):
                     reports.append(Report(slot, 1.0 if times[slot] == t1 else (times[slot] - t) / (t1 - t)))
                     slot += 1
                 yield Taken(Leg(t, t1, tuple(reports)), x, step.x, step)
+                broke = 0.0
                 t, x, state, magnitude, previous = t1, step.x, step.state, magnitude1, max(ratio, 1e-10)
                 if slot == len(times):
                     f.forget()
@@ -189,6 +190,7 @@ class Adaptive(Control):
             else:
                 stats.rejected += 1
                 factor = min(factor, 1.0)
+                broke = h if ratio != ratio and not broke else broke
             h = (t1 - t if ratio > 1.0 or ratio != ratio else h) * factor
             h = math.copysign(min(max(abs(h), self.min_step), self.max_step), h)
         problem.outcome = failure.too_many(problem, self.max_steps, t, x, h)
@@ -232,7 +234,7 @@ def initial_step(control: Adaptive, problem: Problem, x0: Tensor) -> float:
     root_n = math.sqrt(x0.numel())
     d0, d1 = (v / root_n for v in torch.stack([_norm(x0 / scale), _norm(slope / scale)]).tolist())
     if not math.isfinite(d1):
-        return span  # the first step fails, and says where
+        return 0.0  # the first step fails, and says where
     h0 = 1e-6 if d0 < 1e-5 or d1 < 1e-5 else 0.01 * d0 / d1
     h0 = min(h0, span)
     signed = math.copysign(h0, problem.times[-1] - t0)

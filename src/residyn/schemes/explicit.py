@@ -112,13 +112,12 @@ def combine(x: Tensor | None, h: Time, weights: Any, ks: list[Tensor]) -> Tensor
                 # in place once the sum is ours: half the memory traffic, and autograd saves nothing of an addition
                 total = total.add_(k, alpha=h * w) if owned else torch.add(total, k, alpha=h * w)
         elif isinstance(w, float):
-            total = k * h * w if total is None else torch.addcmul(total, k, h, value=w)
+            total = k * (h * w) if total is None else torch.addcmul(total, k, h, value=w)
         else:
             hw = h * w
             total = k * hw if total is None else torch.addcmul(total, k, hw.to(k.dtype))
         owned = True
-    assert total is not None  # every tableau has a weight that is not zero
-    return total
+    return torch.zeros_like(ks[0]) if total is None else total
 
 
 def hermite(stages: Stages, order: int, theta: Time) -> Tensor:

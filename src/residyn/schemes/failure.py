@@ -37,14 +37,15 @@ def where_non_finite(problem: Problem, legs: list[Leg], x: Tensor) -> Outcome:
 
 
 @torch.no_grad()
-def underflow(problem: Problem, t: Time, x: Tensor, h: Time) -> Outcome:
-    """The step size fell below what the time can resolve."""
+def underflow(problem: Problem, t: Time, x: Tensor, h: Time, broke: float = 0.0) -> Outcome:
+    """The step size fell below what the time can resolve; `broke` is the first step from t that gave nan, if one did."""
     slope = problem.f(t, x)
     if not finite(slope):
         return _non_finite(problem, t, x, h, slope, "see what f computes there")
-    trial = problem.scheme.step(problem.f, t, t + h, x, problem.scheme.init(problem.f, t, x)).x
-    if not finite(trial):
-        return _non_finite(problem, t, x, h, trial, "the solution blows up there, or f is not defined beyond: end before it")
+    if broke:
+        trial = problem.scheme.step(problem.f, t, t + broke, x, problem.scheme.init(problem.f, t, x)).x
+        fix = "f is not defined beyond, or the solution blows up: end before it"
+        return _non_finite(problem, t, x, broke, trial, fix)
     sample, component, place = locate(problem, slope)
     message = f"the step size fell to {_show(h)} at t = {_show(t)}, where {place} changes fastest, |f| = {_top(slope):.3g}"
     fix = "the solution has a singularity there, or f a jump: end before it, start again after it, or loosen atol"
