@@ -18,7 +18,7 @@ CODE = """\
 import numpy as np
 from residyn.calibrate import Shrink, ece
 
-held = np.load("held_out.npz")                 # logits (N, C) and labels (N,) that the network was not trained on
+held = np.load("held_out.npz")   # logits (N, C) and labels (N,), not trained on
 test = np.load("test.npz")
 shrink = Shrink().fit(held["logits"], held["labels"])
 after = shrink.transform(test["logits"])
@@ -34,7 +34,7 @@ class _Outcome:
     before: float
     after: float
     floor: float
-    """Mean calibration error of labels drawn from the calibrated probabilities themselves: what the sample size alone gives."""
+    """Mean error of labels drawn from the calibrated probabilities: what the sample size alone gives."""
     ceiling: float
     """Its 95 % quantile."""
     fell: float
@@ -119,8 +119,9 @@ def _findings(o: _Outcome, count: int) -> list[Finding]:
             "fail" if o.after >= o.before else ("pass" if o.fell >= 0.975 else "warn"),
             o.after,
             o.floor,
-            why=f"Passes if it falls in 97.5 % of bootstrap samples (here {o.fell:.1%}). Theory: the mean for labels drawn from the "
-            f"calibrated probabilities themselves, because a finite sample scatters; 95 % of those lie below {o.ceiling:.4f}, so "
+            why=f"Passes if it falls in 97.5 % of bootstrap samples (here {o.fell:.1%}). Theory: the mean for labels "
+            "drawn from the calibrated probabilities themselves, because a finite sample scatters; 95 % of those lie "
+            f"below {o.ceiling:.4f}, so "
             + ("what is left cannot be told from none." if o.after <= o.ceiling else "one λ does not mend all of it."),
         ),
         Finding(
@@ -137,7 +138,8 @@ def _findings(o: _Outcome, count: int) -> list[Finding]:
             "pass" if abs(left - right) <= 1e-9 * max(abs(left), 1.0) else "fail",
             left,
             right,
-            why="At the optimum mean z_y = mean Σ p·z, both in float64; passes within 1e-9, some million roundings of their sums.",
+            why="At the optimum mean z_y = mean Σ p·z, both in float64; passes within 1e-9, some million roundings of "
+            "their sums.",
         ),
         Finding(
             "calibrate.accuracy",
@@ -154,8 +156,8 @@ def _findings(o: _Outcome, count: int) -> list[Finding]:
             o.losses[1],
             o.losses[0],
             "nat",
-            why="λ minimises it on held-out digits; passes if it falls on the test digits too, whose value before stands as theory's "
-            "upper bound.",
+            why="λ minimises it on held-out digits; passes if it falls on the test digits too, whose value before "
+            "stands as theory's upper bound.",
         ),
         Finding(
             "calibrate.temperature",
@@ -163,7 +165,8 @@ def _findings(o: _Outcome, count: int) -> list[Finding]:
             "pass" if float(as_temperature) <= 1e-6 else "fail",
             float(as_temperature),
             0.0,
-            why="The residual step is temperature scaling under another name; passes at 1e-6, a few roundings of float32.",
+            why="The residual step is temperature scaling under another name; passes at 1e-6, a few roundings of "
+            "float32.",
         ),
     ]
 
@@ -171,10 +174,12 @@ def _findings(o: _Outcome, count: int) -> list[Finding]:
 def _summary(o: _Outcome, findings: list[Finding], count: int) -> str:
     holds = all(f.verdict == "pass" for f in findings)
     return (
-        f"{'The claim holds' if holds else 'The claim holds in part'}: with λ = {o.lam:.3f}, found on digits held out from training, the "
-        f"calibration error on {count:,} other digits goes from {o.before:.4f} to {o.after:.4f} (a perfectly calibrated network would "
-        f"show {o.floor:.4f} on so many), the negative log-likelihood from {o.losses[0]:.3f} to {o.losses[1]:.3f} nats, and "
-        f"{'not one prediction changes' if o.changed == 0 else f'{o.changed} predictions change'} (accuracy {o.accuracy:.2%})."
+        f"{'The claim holds' if holds else 'The claim holds in part'}: with λ = {o.lam:.3f}, found on digits held out "
+        f"from training, the calibration error on {count:,} other digits goes from {o.before:.4f} to {o.after:.4f} (a "
+        f"perfectly calibrated network would show {o.floor:.4f} on so many), the negative log-likelihood from "
+        f"{o.losses[0]:.3f} to {o.losses[1]:.3f} nats, and "
+        f"{'not one prediction changes' if o.changed == 0 else f'{o.changed} predictions change'} (accuracy "
+        f"{o.accuracy:.2%})."
     )
 
 

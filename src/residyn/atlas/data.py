@@ -18,7 +18,7 @@ PICTURES = ("camera", "moon", "brick", "grass", "gravel", "coins", "astronaut", 
 
 @dataclass(frozen=True)
 class Split:
-    """Samples and labels in disjoint parts, in the order asked for; pixels standardised by the first part's mean and spread.
+    """Samples and labels in disjoint parts; pixels are standardised by the mean and spread of the first.
 
     Args:
         x: One `(n_i, features)` tensor a part.
@@ -103,10 +103,11 @@ def _split(pixels: np.ndarray, labels: np.ndarray, sizes: tuple[int, ...], seed:
     if sum(sizes) > len(labels):
         raise InputError(f"`sizes` must sum to at most {len(labels)}, got {sum(sizes)}; ask for fewer digits")
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))[: sum(sizes)]
-    x, y = list(torch.from_numpy(pixels)[order].split(sizes)), list(torch.from_numpy(labels)[order].split(sizes))
+    x = torch.split(torch.from_numpy(pixels)[order], list(sizes))
+    y = torch.split(torch.from_numpy(labels)[order], list(sizes))
     mean, spread = x[0].mean(), x[0].std()
     parts = " + ".join(f"{size:,}" for size in sizes)
-    return Split([(part - mean) / spread for part in x], y, f"{name}; shuffled with the seed, split {parts}")
+    return Split([(part - mean) / spread for part in x], list(y), f"{name}; shuffled with the seed, split {parts}")
 
 
 @functools.lru_cache(maxsize=1)

@@ -26,7 +26,7 @@ from residyn.nets import MLP, ResNet, gradient_profile
 
 net = ResNet(nn.Linear(784, 64), [MLP(64, 64, 64) for _ in range(100)], nn.Linear(64, 10))
 profile = gradient_profile(net, x[:16], labels[:16])   # x (B, 784): your inputs; labels (B,)
-print(profile.measured[0], profile.theory[0])          # log of the gradient norm at the first block over that at the last
+print(profile.measured[0], profile.theory[0])          # log of the gradient at the first block over the last
 """
 
 
@@ -138,25 +138,25 @@ def _gradient(profile: GradientProfile, depth: int, shortcut: bool) -> Finding:
         "pass" if abs(value - theory) <= 3 * spread else "warn",
         math.exp(value),
         math.exp(theory),
-        why=f"Theory: the sum of the mean log-growth that each block's Jacobian gives a random direction; passes within three "
-        f"standard deviations of that sum, here a factor {math.exp(3 * spread):.3g} either way.",
+        why="Theory: the sum of the mean log-growth that each block's Jacobian gives a random direction; passes "
+        f"within three standard deviations of that sum, here a factor {math.exp(3 * spread):.3g} either way.",
     )
 
 
 def _alike(starts: dict[bool, _Start], depth: int) -> Finding:
     plain, residual = starts[False], starts[True]
-    # A mean of relu units over n neurons scatters by about √(5/n) a layer around the wide limit; 0.15 is that at n = 64, halved
-    # because ρ is bounded by 1 and the bound is near.
+    # A mean of relu units over n neurons scatters by about √(5/n) a layer around the wide limit; 0.15 is that at n =
+    # 64, halved because ρ is bounded by 1 and the bound is near.
     fits = abs(residual.alike[-1] - residual.alike_theory[-1]) <= 0.15
     return Finding(
         "depth.alike",
-        f"Mean cosine between the states of different digits after {depth} residual blocks (plain: {plain.alike[-1]:.4f}, "
-        f"theory {plain.alike_theory[-1]:.4f}), at initialisation",
+        f"Mean cosine between the states of different digits after {depth} residual blocks (plain: "
+        f"{plain.alike[-1]:.4f}, theory {plain.alike_theory[-1]:.4f}), at initialisation",
         "pass" if fits and residual.alike[-1] < plain.alike[-1] else "fail",
         residual.alike[-1],
         residual.alike_theory[-1],
-        why="At 1 the network cannot tell its inputs apart. Theory: the correlation map of wide relu layers, from the cosine after "
-        "the stem; passes if the residual network is within 0.15 of it and below the plain one.",
+        why="At 1 the network cannot tell its inputs apart. Theory: the correlation map of wide relu layers, from the "
+        "cosine after the stem; passes if the residual network is within 0.15 of it and below the plain one.",
     )
 
 
@@ -176,17 +176,19 @@ def _training(best: list[_Trained], depth: int) -> list[Finding]:
         ),
         Finding(
             "depth.train.plain",
-            f"Training loss of {depth} plain blocks, at the best of the learning rates tried; test accuracy {plain.accuracy:.1%}",
+            f"Training loss of {depth} plain blocks, at the best of the learning rates tried; test accuracy "
+            f"{plain.accuracy:.1%}",
             "pass" if plain.loss > TRAINED else "fail",
             plain.loss,
             math.log(10),
             "nat",
-            why=f"{rule} Theory: inputs that the network cannot tell apart leave it at guessing, ln 10; the claim is that the plain "
-            "network does not train, so it passes if the loss stays above.",
+            why=f"{rule} Theory: inputs that the network cannot tell apart leave it at guessing, ln 10; the claim is "
+            "that the plain network does not train, so it passes if the loss stays above.",
         ),
         Finding(
             "depth.accuracy",
-            f"Test accuracy lost from the shallowest to {depth} residual blocks (plain: {_lost(best, False, depth):.3f})",
+            f"Test accuracy lost from the shallowest to {depth} residual blocks (plain: "
+            f"{_lost(best, False, depth):.3f})",
             "pass" if _lost(best, True, depth) < 0.5 * _lost(best, False, depth) else "fail",
             _lost(best, True, depth),
             0.0,
@@ -206,14 +208,14 @@ def _summary(findings: list[Finding], best: list[_Trained], starts: dict[bool, _
     holds = all(f.verdict == "pass" for f in findings if f.id.startswith("depth.train"))
     opening = "The claim holds" if holds else "The claim does not hold as stated"
     return (
-        f"{opening}: with {depth} blocks ({2 * depth} layers) the residual network reaches a training loss of {residual.loss:.2f} "
-        f"and {residual.accuracy:.1%} on held-out digits, its plain twin {plain.loss:.2f} and {plain.accuracy:.1%}. Both have "
-        f"the same branches, the same initial weights (He's, which keep the gradient's mean square), the same clipping and "
-        f"optimiser; the plain one had the best of {rates} learning rates. Before training, the gradient at the first residual block "
-        f"is {math.exp(starts[True].profile.measured[0]):.2g} times that at the last; in the plain network "
-        f"{math.exp(starts[False].profile.measured[0]):.2g} times. There the states of different digits have a mean cosine of "
-        f"{starts[False].alike[-1]:.4f}, so that hardly anything is left to tell them apart "
-        f"(residual: {starts[True].alike[-1]:.3f})."
+        f"{opening}: with {depth} blocks ({2 * depth} layers) the residual network reaches a training loss of "
+        f"{residual.loss:.2f} and {residual.accuracy:.1%} on held-out digits, its plain twin {plain.loss:.2f} and "
+        f"{plain.accuracy:.1%}. Both have the same branches, the same initial weights (He's, which keep the gradient's "
+        f"mean square), the same clipping and optimiser; the plain one had the best of {rates} learning rates. Before "
+        f"training, the gradient at the first residual block is {math.exp(starts[True].profile.measured[0]):.2g} times "
+        f"that at the last; in the plain network {math.exp(starts[False].profile.measured[0]):.2g} times. There the "
+        f"states of different digits have a mean cosine of {starts[False].alike[-1]:.4f}, so that hardly anything is "
+        f"left to tell them apart (residual: {starts[True].alike[-1]:.3f})."
     )
 
 
@@ -234,7 +236,8 @@ def _figures(starts: dict[bool, _Start], best: list[_Trained], depths: tuple[int
             Series(f"{name}, measured", x, [start.alike[k] for k in every], "points"),
         ]
     curves = [
-        Series(names[s], [float(d) for d in depths], [t.accuracy for t in best if t.shortcut == s], "points") for s in names
+        Series(names[s], [float(d) for d in depths], [t.accuracy for t in best if t.shortcut == s], "points")
+        for s in names
     ]
     chance = Series("guessing", [float(depths[0]), float(depths[-1])], [0.1, 0.1])
     return [

@@ -47,7 +47,7 @@ def train(
     net.train()
     for epoch in range(epochs):
         losses = []
-        for rows in torch.randperm(len(x)).split(batch)[: len(x) // batch]:
+        for rows in torch.split(torch.randperm(len(x)), batch)[: len(x) // batch]:
             optimiser.zero_grad()
             loss = nn.functional.cross_entropy(net(x[rows]), y[rows])
             loss.backward()  # type: ignore[no-untyped-call]

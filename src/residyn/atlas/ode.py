@@ -1,7 +1,8 @@
-"""A residual network as forward Euler: refining its depth converges to a flow, which better schemes follow at less cost."""
+"""A residual network as forward Euler: refined, it converges to a flow that better schemes follow at less cost."""
 
 from __future__ import annotations
 
+import itertools
 import math
 import warnings
 from collections.abc import Callable
@@ -15,7 +16,6 @@ from residyn.atlas.data import Split, digits
 from residyn.atlas.fit import accuracy, seeded, train
 from residyn.flow import Flow, solve
 from residyn.gradients import Backprop
-from residyn.nets import MLP
 from residyn.results import Figure, Finding, Section, Series, Table
 from residyn.schemes import (
     RK4,
@@ -62,8 +62,12 @@ class _Classifier(nn.Module):
         self.field = _Field()
         self.flow = Flow(self.field, scheme=Euler(), control=Fixed(steps=TRAINED_DEPTH), gradient=Backprop())
 
+    def start(self, u: Tensor) -> Tensor:
+        x0: Tensor = torch.tanh(self.stem(u))
+        return x0
+
     def forward(self, u: Tensor) -> Tensor:
-        y: Tensor = self.head(self.flow(torch.tanh(self.stem(u))))
+        y: Tensor = self.head(self.flow(self.start(u)))
         return y
 
 
@@ -125,7 +129,7 @@ def run(context: Context) -> Section:
 
 def _measure(context: Context, net: _Classifier, split: Split) -> Section:
     x, y = split.x[1].double(), split.y[1]
-    x0 = torch.tanh(net.stem(x))
+    x0 = net.start(x)
     context.advance(0.65, "orders on a problem with known solution")
     known = [_order(_turning, _turned(0.0), _turned(2.0), 2.0, scheme) for scheme in SCHEMES]
     context.advance(0.7, "orders on the trained network")
@@ -136,8 +140,8 @@ def _measure(context: Context, net: _Classifier, split: Split) -> Section:
     context.advance(0.9, "evaluations against error")
     works = _works(net.field, x0, exact, orders)
     depths = [1, 2, 4, 8, 16, 32, 64, 128]
-    by_depth = [accuracy(lambda u, n=depth: net.head(_march(net.field, torch.tanh(net.stem(u)), Euler(), n)), x, y) for depth in depths]
-    limit = accuracy(lambda u: net.head(exact), x, y)
+    by_depth = [accuracy(net.head, _march(net.field, x0, Euler(), n), y) for n in depths]
+    limit = accuracy(net.head, exact, y)
     scale = float(leading.norm() / exact.norm())
     findings = [
         *(_slope(o, "known", "a rotation of known angle") for o in known),
@@ -155,7 +159,7 @@ def _measure(context: Context, net: _Classifier, split: Split) -> Section:
         code=CODE,
         findings=findings,
         figures=[
-            _order_figure("Error against depth, trained network", orders, "‖x_N - x(1)‖/‖x(1)‖ over held-out digits", scale),
+            _order_figure("Error against depth, trained network", orders, "‖x_N - x(1)‖/‖x(1)‖, all digits", scale),
             _order_figure("Error against depth, accelerating rotation", known, "relative error at t = 2", None),
             _work_figure(works),
             _accuracy_figure(depths, by_depth, limit),
@@ -181,6 +185,13 @@ def _march(f: Fieldlike, x0: Tensor, scheme: Scheme, steps: int, end: float = 1.
     return x[-1]
 
 
+def _trace(f: Fieldlike, x0: Tensor, times: Tensor, scheme: Scheme) -> Tensor:
+    """The states at the times, one step between each two."""
+    x = solve(f, x0, times, scheme=scheme, control=Fixed(steps=1), gradient=Backprop()).x
+    assert isinstance(x, Tensor)
+    return x
+
+
 def _order(f: Fieldlike, x0: Tensor, exact: Tensor, end: float, scheme: Scheme) -> _Order:
     """Refine by √2 until rounding or the cost says stop; slopes over doublings of the depth."""
     depths: list[int] = []
@@ -195,9 +206,7 @@ def _order(f: Fieldlike, x0: Tensor, exact: Tensor, end: float, scheme: Scheme) 
             break
         depths.append(steps)
         errors.append(error)
-    slopes = [
-        math.log(errors[i] / errors[i + 2]) / math.log(depths[i + 2] / depths[i]) for i in range(len(depths) - 2)
-    ]
+    slopes = [math.log(errors[i] / errors[i + 2]) / math.log(depths[i + 2] / depths[i]) for i in range(len(depths) - 2)]
     settled = len(slopes) > 1 and abs(slopes[-1] - slopes[-2]) <= SLOPE
     slope = slopes[-1] if slopes else math.nan
     return _Order(type(scheme).__name__, scheme.order, slope, settled, [float(n) for n in depths], errors)
@@ -208,8 +217,9 @@ def _leading_error(field: nn.Module, x0: Tensor) -> Tensor:
 
     def both(t: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         x, e = state
-        slope, bend = torch.func.jvp(field, (t, x), (torch.ones_like(t), field(t, x)))
-        _, carried = torch.func.jvp(lambda z: field(t, z), (x,), (e,))
+        slope = field(t, x)
+        bend: Tensor = torch.func.jvp(field, (t, x), (torch.ones_like(t), slope))[1]
+        carried: Tensor = torch.func.jvp(lambda z: field(t, z), (x,), (e,))[1]
         return slope, carried - bend / 2
 
     with warnings.catch_warnings():
@@ -217,7 +227,7 @@ def _leading_error(field: nn.Module, x0: Tensor) -> Tensor:
         warnings.simplefilter("ignore", DeprecationWarning)
         start = (x0, torch.zeros_like(x0))
         solution = solve(both, start, [0.0, 1.0], scheme=RK4(), control=Fixed(steps=64), gradient=Backprop())
-    error: Tensor = solution.x[1][-1]  # type: ignore[index]
+    error: Tensor = solution.x[1][-1]
     return error
 
 
@@ -225,7 +235,8 @@ def _works(field: nn.Module, x0: Tensor, exact: Tensor, orders: list[_Order]) ->
     works = []
     for scheme, order in zip(SCHEMES, orders, strict=True):
         if isinstance(scheme, Euler | Midpoint | RK4):
-            works.append(_Work(f"{order.name}, equal steps", [n * len(scheme.tableau.b) for n in order.depths], order.errors))
+            evaluations = [n * len(scheme.tableau.b) for n in order.depths]
+            works.append(_Work(f"{order.name}, equal steps", evaluations, order.errors))
     for adaptive in (Bosh3(), Dopri5(), Dopri8()):
         evaluations, errors = [], []
         for power in range(2, 12):
@@ -245,8 +256,9 @@ def _slope(o: _Order, kind: str, on: str) -> Finding:
         "pass" if fits else ("fail" if o.settled else "info"),
         o.slope,
         float(o.order),
-        why=f"Slope of log error against log depth over the last doubling before rounding. Passes within {SLOPE} of the published order; "
-        "not judged where the slope had not settled, so that rounding came before the limit h → 0 could be seen.",
+        why=f"Slope of log error against log depth over the last doubling before rounding. Passes within {SLOPE} of "
+        "the published order; not judged where the slope had not settled, so that rounding came before the limit h → 0 "
+        "could be seen.",
     )
 
 
@@ -259,8 +271,8 @@ def _predicted(euler: _Order, scale: float) -> Finding:
         "pass" if abs(euler.errors[at] / theory - 1) <= 0.1 else "warn",
         euler.errors[at],
         theory,
-        why="Theory: the leading term ‖E(1)‖/N with E' = J·E - ½·x'', integrated beside the flow. Passes within 10 %, room for the next "
-        "term, a few times 1/64.",
+        why="Theory: the leading term ‖E(1)‖/N with E' = J·E - ½·x'', integrated beside the flow. Passes within 10 %, "
+        "room for the next term, a few times 1/64.",
     )
 
 
@@ -269,12 +281,13 @@ def _sampled(trained: float, limit: float, count: int) -> Finding:
     room = 2 * math.sqrt(2 * limit * (1 - limit) / count)
     return Finding(
         "ode.continuous",
-        f"Accuracy on {count} held-out digits of the flow itself, the network trained with {TRAINED_DEPTH} blocks refined without end",
+        f"Accuracy on {count} held-out digits of the flow itself, the network trained with {TRAINED_DEPTH} blocks "
+        "refined without end",
         "pass" if limit >= trained - max(room, 1 / count) else "fail",
         limit,
         trained,
-        why=f"Theory: the accuracy at the depth of training, because the blocks sample a trajectory. Passes unless it is lower by more "
-        f"than two standard errors, {room:.3f}.",
+        why="Theory: the accuracy at the depth of training, because the blocks sample a trajectory. Passes unless it "
+        f"is lower by more than two standard errors, {room:.3f}.",
     )
 
 
@@ -290,8 +303,8 @@ def _cheaper(works: list[_Work], scale: float) -> list[Finding]:
                 "pass" if needed < euler else "fail",
                 needed,
                 euler,
-                why="Theory: what forward Euler, order 1, would need by the leading term of its error; passes below that. Interpolated "
-                "between the measured points.",
+                why="Theory: what forward Euler, order 1, would need by the leading term of its error; passes below "
+                "that. Interpolated between the measured points.",
             )
         )
     return findings
@@ -300,10 +313,10 @@ def _cheaper(works: list[_Work], scale: float) -> list[Finding]:
 def _needed(work: _Work) -> float:
     """Evaluations at which the error passes TARGET, by interpolation of logarithms."""
     points = sorted(zip(work.evaluations, work.errors, strict=True))
-    for (n0, e0), (n1, e1) in zip(points, points[1:], strict=False):
+    for (n0, e0), (n1, e1) in itertools.pairwise(points):
         if e0 > TARGET >= e1:
             share = math.log(e0 / TARGET) / math.log(e0 / e1)
-            return n0 * (n1 / n0) ** share
+            return float(n0 * (n1 / n0) ** share)
     return points[0][0] if points[0][1] <= TARGET else math.inf
 
 
@@ -314,11 +327,11 @@ def _summary(findings: list[Finding], works: list[_Work], trained: float, limit:
     needed = {w.name: _needed(w) for w in works[1:]}
     best = min(needed, key=lambda name: needed[name])
     return (
-        f"{'The claim holds' if holds else 'The claim holds in part'}: on a problem with known solution and on a residual network trained "
-        f"on digits, the error falls at the published order of the scheme, {len(orders)} slopes at most {off:.2f} off. The network "
-        f"was trained with {TRAINED_DEPTH} blocks ({trained:.1%} of held-out digits right); refined to the flow it has "
-        f"{limit:.1%}. For a relative error of {TARGET:g} forward Euler would need {scale / TARGET:,.0f} evaluations, "
-        f"{best.replace(', ', ' with ')} needs {needed[best]:.0f}."
+        f"{'The claim holds' if holds else 'The claim holds in part'}: on a problem with known solution and on a "
+        f"residual network trained on digits, the error falls at the published order of the scheme, {len(orders)} "
+        f"slopes at most {off:.2f} off. The network was trained with {TRAINED_DEPTH} blocks ({trained:.1%} of held-out "
+        f"digits right); refined to the flow it has {limit:.1%}. For a relative error of {TARGET:g} forward Euler "
+        f"would need {scale / TARGET:,.0f} evaluations, {best.replace(', ', ' with ')} needs {needed[best]:.0f}."
     )
 
 
@@ -328,7 +341,8 @@ def _order_figure(title: str, orders: list[_Order], ylabel: str, scale: float | 
         guide = [o.errors[-1] * (o.depths[-1] / n) ** o.order for n in o.depths]
         if scale is not None and o.name == "Euler":
             guide = [scale / n for n in o.depths]
-        series += [Series(f"{o.name}, order {o.order}", o.depths, guide), Series(f"{o.name}, measured", o.depths, o.errors, "points")]
+        series.append(Series(f"{o.name}, order {o.order}", o.depths, guide))
+        series.append(Series(f"{o.name}, measured", o.depths, o.errors, "points"))
     caption = "Lines have the published order and pass through the finest point"
     caption += "." if scale is None else "; Euler's is the computed leading term, with nothing fitted."
     return Figure(title, "depth N", ylabel, series, "log", "log", caption)
@@ -341,24 +355,24 @@ def _work_figure(works: list[_Work]) -> Figure:
 
 def _accuracy_figure(depths: list[int], values: list[float], limit: float) -> Figure:
     x = [float(d) for d in depths]
-    series = [Series("the flow itself", [x[0], x[-1]], [limit, limit]), Series("N residual blocks", x, values, "points")]
+    series = [
+        Series("the flow itself", [x[0], x[-1]], [limit, limit]),
+        Series("N residual blocks", x, values, "points"),
+    ]
     caption = f"Trained with {TRAINED_DEPTH} blocks, evaluated with others, no weight changed."
     return Figure("Accuracy at other depths", "depth N", "test accuracy", series, "log", caption=caption)
 
 
 def _trajectory_figure(field: nn.Module, x0: Tensor) -> Figure:
     times = torch.linspace(0, 1, 65, dtype=torch.float64)
-    fine = solve(field, x0, times, scheme=RK4(), control=Fixed(steps=1), gradient=Backprop()).x
-    coarse = solve(field, x0, times[:: 64 // TRAINED_DEPTH], scheme=Euler(), control=Fixed(steps=1), gradient=Backprop()).x
-    assert isinstance(fine, Tensor)
-    assert isinstance(coarse, Tensor)
+    fine = _trace(field, x0, times, RK4())
+    coarse = _trace(field, x0, times[:: 64 // TRAINED_DEPTH], Euler())
     # the plane in which this trajectory moves most
     _, _, basis = torch.linalg.svd(fine[:, 0] - fine[:, 0].mean(0))
-    series = [
-        Series(label, (states[:, 0] @ basis[0]).tolist(), (states[:, 0] @ basis[1]).tolist(), mark)  # type: ignore[arg-type]
-        for label, states, mark in (("flow", fine, "line"), (f"{TRAINED_DEPTH} trained blocks", coarse, "points"))
-    ]
-    return Figure("One digit on its way through the network", "first principal axis", "second principal axis", series, equal=True)
+    (fx, fy), (cx, cy) = (((states[:, 0] @ basis[:2].T).T.tolist()) for states in (fine, coarse))
+    series = [Series("flow", fx, fy), Series(f"{TRAINED_DEPTH} trained blocks", cx, cy, "points")]
+    axes = ("first principal axis", "second principal axis")
+    return Figure("One digit on its way through the network", *axes, series, equal=True)
 
 
 def _order_table(known: list[_Order], trained: list[_Order]) -> Table:

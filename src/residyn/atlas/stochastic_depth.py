@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,8 @@ from residyn.atlas.context import Context
 from residyn.atlas.data import Split, mnist
 from residyn.atlas.fit import accuracy, seeded, train
 from residyn.nets import MLP, ResNet, survival
-from residyn.results import Figure, Finding, Section, Series, Table
+from residyn.results import Figure, Finding, Section, Series, Table, Verdict
+from residyn.step import Residual
 
 WIDTH = 64
 RATE = 0.5
@@ -108,10 +110,8 @@ def _train(kind: str, split: Split, plan: _Plan, seed: int) -> _Run:
             nonlocal evaluated
             evaluated += 1
 
-        hooks = [
-            (block.branch if hasattr(block, "branch") else block).register_forward_hook(count)  # type: ignore[union-attr]
-            for block in net.body.blocks
-        ]
+        blocks = (block.branch if isinstance(block, Residual) else block for block in net.body.blocks)
+        hooks = [branch.register_forward_hook(count) for branch in blocks if isinstance(branch, nn.Module)]
         began = time.process_time()
         losses = train(net, split.x[0], split.y[0], epochs=plan.epochs, rate=1e-3, decay=True)
         seconds = time.process_time() - began
@@ -128,11 +128,10 @@ def _counts(plan: _Plan) -> list[int]:
 
 
 def _remove(net: ResNet, x: Tensor, y: Tensor, plan: _Plan) -> list[float]:
-    means = []
-    for count in _counts(plan):
-        choices = [set(torch.randperm(plan.depth)[:count].tolist()) for _ in range(plan.draws if count else 1)]
-        values = [accuracy(lambda u, gone=gone: net.without(gone, u), x[:1000] if count else x, y[:1000] if count else y) for gone in choices]  # type: ignore[misc]
-        means.append(sum(values) / len(values))
+    means = [accuracy(net, x, y)]
+    for count in _counts(plan)[1:]:
+        choices = [set(torch.randperm(plan.depth)[:count].tolist()) for _ in range(plan.draws)]
+        means.append(_mean([accuracy(partial(net.without, gone), x, y) for gone in choices]))
     return means
 
 
@@ -149,16 +148,16 @@ def _error(values: list[float]) -> float:
 def _better(runs: dict[str, list[_Run]], plan: _Plan) -> Finding:
     gains = [d.accuracy - f.accuracy for d, f in zip(runs["dropped"], runs["full"], strict=True)]
     gain, error = _mean(gains), _error(gains)
-    verdict = "pass" if gain > 2 * error else ("fail" if gain < -2 * error else "warn")
+    verdict: Verdict = "pass" if gain > 2 * error else ("fail" if gain < -2 * error else "warn")
     return Finding(
         "stochastic-depth.accuracy",
         f"Test accuracy gained by dropping blocks in training, {plan.seeds} pairs of equal depth, data and start",
-        verdict,  # type: ignore[arg-type]
+        verdict,
         100 * gain,
         "> 0",
         "points",
-        why=f"Passes above two standard errors of the paired difference, {200 * error:.2f} points; fails below minus that; between them the "
-        "difference cannot be told from none on so little data.",
+        why=f"Passes above two standard errors of the paired difference, {200 * error:.2f} points; fails below minus "
+        "that; between them the difference cannot be told from none on so little data.",
     )
 
 
@@ -176,22 +175,23 @@ def _graceful(runs: dict[str, list[_Run]], plan: _Plan) -> list[Finding]:
     return [
         Finding(
             "stochastic-depth.one",
-            f"Share of the accuracy above guessing that is lost with one of {plan.depth} blocks (without shortcuts: {lost['plain']:.0%})",
+            f"Share of the accuracy above guessing that is lost with one of {plan.depth} blocks (without shortcuts: "
+            f"{lost['plain']:.0%})",
             "pass" if lost["dropped"] < 1 / plan.depth < lost["plain"] else "fail",
             lost["dropped"],
             1 / plan.depth,
-            why="Theory: a block of L carries 1/L at most if all share the work evenly. Passes if the residual network trained with stochastic "
-            "depth loses less than that and the network without shortcuts more.",
+            why="Theory: a block of L carries 1/L at most if all share the work evenly. Passes if the residual network "
+            "trained with stochastic depth loses less than that and the network without shortcuts more.",
         ),
         Finding(
             "stochastic-depth.quarter",
-            f"The same with {plan.depth // 4} blocks taken out (trained without stochastic depth: {many['full']:.1%}; without shortcuts: "
-            f"{many['plain']:.0%})",
+            f"The same with {plan.depth // 4} blocks taken out (trained without stochastic depth: {many['full']:.1%}; "
+            f"without shortcuts: {many['plain']:.0%})",
             "pass" if better else ("warn" if _mean(gaps) > -2 * _error(gaps) else "fail"),
             many["dropped"],
             many["full"],
-            why="In training a quarter of the blocks was missing on average. Passes if the paired difference to the network trained without "
-            "is above two standard errors, warns if it cannot be told from none.",
+            why="In training a quarter of the blocks was missing on average. Passes if the paired difference to the "
+            "network trained without is above two standard errors, warns if it cannot be told from none.",
         ),
     ]
 
@@ -209,7 +209,8 @@ def _cheaper(runs: dict[str, list[_Run]], plan: _Plan) -> list[Finding]:
             "pass" if abs(share - theory) <= 3 * error else "fail",
             share,
             theory,
-            why=f"Theory: the mean survival probability; passes within three standard errors of that many draws, {3 * error:.4f}.",
+            why="Theory: the mean survival probability; passes within three standard errors of that many draws, "
+            f"{3 * error:.4f}.",
         ),
         Finding(
             "stochastic-depth.time",
@@ -217,8 +218,8 @@ def _cheaper(runs: dict[str, list[_Run]], plan: _Plan) -> list[Finding]:
             "info",
             ratio,
             theory,
-            why="Theory: the share of blocks evaluated. Stem, head and optimiser are not dropped, so the time falls by less; it varies with "
-            "the load of the machine and is not judged.",
+            why="Theory: the share of blocks evaluated. Stem, head and optimiser are not dropped, so the time falls by "
+            "less; it varies with the load of the machine and is not judged.",
         ),
     ]
 
@@ -232,28 +233,32 @@ def _summary(runs: dict[str, list[_Run]], findings: list[Finding], plan: _Plan) 
     if any(f.verdict == "fail" for f in rest):
         opening = "The claim fails in part"
     return (
-        f"{opening}: with a quarter of its blocks dropped on average in training, the network of {plan.depth} blocks {words} in test accuracy "
-        f"({_mean([r.accuracy for r in runs['dropped']]):.2%} against {_mean([r.accuracy for r in runs['full']]):.2%}, {plan.seeds} seeds, "
-        f"{plan.train:,} digits for training). It evaluates {float(by_id['evaluated'].value or 0):.1%} of the blocks and takes "
+        f"{opening}: with a quarter of its blocks dropped on average in training, the network of {plan.depth} blocks "
+        f"{words} in test accuracy ({_mean([r.accuracy for r in runs['dropped']]):.2%} against "
+        f"{_mean([r.accuracy for r in runs['full']]):.2%}, {plan.seeds} seeds, {plan.train:,} digits for training). It "
+        f"evaluates {float(by_id['evaluated'].value or 0):.1%} of the blocks and takes "
         f"{float(by_id['time'].value or 0):.0%} of the processor time. With one block taken out at test time it loses "
         f"{float(by_id['one'].value or 0):.1%} of its accuracy above guessing, with a quarter of them "
-        f"{float(by_id['quarter'].value or 0):.1%} (trained without dropping: {float(by_id['quarter'].theory or 0):.1%}); a network "
-        f"without shortcuts loses {_mean([_lost(r, 1) for r in runs['plain']]):.0%} with one."
+        f"{float(by_id['quarter'].value or 0):.1%} (trained without dropping: "
+        f"{float(by_id['quarter'].theory or 0):.1%}); a network without shortcuts loses "
+        f"{_mean([_lost(r, 1) for r in runs['plain']]):.0%} with one."
     )
 
 
 def _figures(runs: dict[str, list[_Run]], plan: _Plan) -> list[Figure]:
     x = [float(c) for c in _counts(plan)]
     curves = [
-        Series(NAMES[kind], x, [_mean([r.removed[i] for r in runs[kind]]) for i in range(len(x))], "points") for kind in KINDS
+        Series(NAMES[kind], x, [_mean([r.removed[i] for r in runs[kind]]) for i in range(len(x))], "points")
+        for kind in KINDS
     ]
     curves.append(Series("guessing", [x[0], x[-1]], [0.1, 0.1]))
     keep = survival(plan.depth, RATE)
     layers = [float(k + 1) for k in range(plan.depth)]
     seeds = [float(i + 1) for i in range(plan.seeds)]
     pairs = [Series(NAMES[k], seeds, [r.accuracy for r in runs[k]], "points") for k in ("full", "dropped")]
+    ylabel = "test accuracy, mean over seeds and choices"
     return [
-        Figure("Blocks taken out at test time", "blocks taken out", "test accuracy, mean over seeds and choices", curves),
+        Figure("Blocks taken out at test time", "blocks taken out", ylabel, curves),
         Figure("Test accuracy, seed by seed", "seed", "test accuracy", pairs),
         Figure("Survival probability by depth", "block l", "p_l", [Series("linear schedule", layers, keep)]),
     ]
@@ -262,6 +267,7 @@ def _figures(runs: dict[str, list[_Run]], plan: _Plan) -> list[Figure]:
 def _table(runs: dict[str, list[_Run]]) -> Table:
     rows: list[list[float | str | None]] = []
     for kind in KINDS:
-        values = [r.accuracy for r in runs[kind]]
-        rows.append([NAMES[kind], _mean(values), _error(values), _mean([r.loss for r in runs[kind]]), _mean([r.seconds for r in runs[kind]])])
-    return Table("Means over seeds", ["network", "test accuracy", "standard error", "final training loss", "processor seconds"], rows)
+        values, losses, seconds = zip(*((r.accuracy, r.loss, r.seconds) for r in runs[kind]), strict=True)
+        rows.append([NAMES[kind], _mean(list(values)), _error(list(values)), _mean(list(losses)), _mean(list(seconds))])
+    heads = ["network", "test accuracy", "standard error", "final training loss", "processor seconds"]
+    return Table("Means over seeds", heads, rows)

@@ -105,8 +105,8 @@ def run(context: Context) -> Section:
         "Linear residual denoising",
         summary=_summary(findings, fits, blind),
         equation="x⁺ = y + a·y,  a* = -1/(SNR + 1);  per frequency a(f) = -1/(SNR(f) + 1)",
-        data=f"{len(names)} pictures of scikit-image's wheel ({', '.join(names)}), grey, each less its mean and scaled to variance 1; "
-        "white Gaussian noise added with the seed, fresh for each fit",
+        data=f"{len(names)} pictures of scikit-image's wheel ({', '.join(names)}), grey, each less its mean and scaled "
+        "to variance 1; white Gaussian noise added with the seed, fresh for each fit",
         code=CODE,
         findings=findings,
         figures=_figures(fits, rings, blind),
@@ -196,8 +196,8 @@ def _strength(fits: list[_Fit]) -> Finding:
         "pass" if off <= TOLERANCE else "fail",
         worst.fitted,
         worst.theory,
-        why=f"Passes within {TOLERANCE:.0%} of theory at every level; noise is drawn until three standard errors of the fit, "
-        "√(SNR/N) of a each, lie inside that.",
+        why=f"Passes within {TOLERANCE:.0%} of theory at every level; noise is drawn until three standard errors of "
+        "the fit, √(SNR/N) of a each, lie inside that.",
     )
 
 
@@ -212,7 +212,8 @@ def _reached(fits: list[_Fit]) -> Finding:
         fits[worst].reached,
         theory[worst],
         "signal variance",
-        why=f"The least error of a single strength is σ_x²·σ_n²/(σ_x² + σ_n²); passes within {TOLERANCE:.0%} at every level.",
+        why=f"The least error of a single strength is σ_x²·σ_n²/(σ_x² + σ_n²); passes within {TOLERANCE:.0%} at every "
+        "level.",
     )
 
 
@@ -222,12 +223,13 @@ def _frequency(rings: _Rings) -> Finding:
     expected = math.sqrt(sum(e * e for e in rings.error) / len(off))
     return Finding(
         "wiener.frequency",
-        f"Root mean square gap between the gain fitted at each of {len(off)} frequencies and the Wiener filter, at 10 dB",
+        f"Root mean square gap between the gain fitted at each of {len(off)} frequencies and the Wiener filter, at 10 "
+        "dB",
         "pass" if root <= 1.5 * expected else "fail",
         root,
         expected,
-        why="Theory is the gap that the noise of the fit alone leaves. Passes at 1.5 times that or less: over this many rings the ratio "
-        "scatters by less than 0.1.",
+        why="Theory is the gap that the noise of the fit alone leaves. Passes at 1.5 times that or less: over this "
+        "many rings the ratio scatters by less than 0.1.",
     )
 
 
@@ -240,13 +242,15 @@ def _blindly(blind: list[_Blind]) -> list[Finding]:
     findings = [
         Finding(
             "wiener.blind",
-            f"Median error of the SNR estimated from a noisy picture alone, {len(off)} pictures and levels; worst {off[-1]:.2f} dB",
+            f"Median error of the SNR estimated from a noisy picture alone, {len(off)} pictures and levels; worst "
+            f"{off[-1]:.2f} dB",
             "pass" if inside >= 0.95 else "warn",
             off[len(off) // 2],
             0.0,
             "dB",
-            why=f"Passes if 95 % lie within {BLIND:g} dB, which costs at most (0.26)²/4 = 1.7 % of the least error. Judged where the "
-            "picture's own grain, which counts as noise, lies 10 dB or more below the noise that was added.",
+            why=f"Passes if 95 % lie within {BLIND:g} dB, which costs at most (0.26)²/4 = 1.7 % of the least error. "
+            "Judged where the picture's own grain, which counts as noise, lies 10 dB or more below the noise that was "
+            "added.",
         ),
         Finding(
             "wiener.blind.denoise",
@@ -255,7 +259,8 @@ def _blindly(blind: list[_Blind]) -> list[Finding]:
             _median([b.gain for b in judged]),
             _median([b.bound for b in judged]),
             "dB",
-            why="Theory: the Wiener filter that knows the noise and the picture's ring spectrum. Passes if no picture gets worse.",
+            why="Theory: the Wiener filter that knows the noise and the picture's ring spectrum. Passes if no picture "
+            "gets worse.",
         ),
     ]
     if grainy:
@@ -267,8 +272,8 @@ def _blindly(blind: list[_Blind]) -> list[Finding]:
                 _median([b.estimate for b in grainy]),
                 _median([b.expected for b in grainy]),
                 "dB",
-                why="Theory: added noise and the grain found in the picture without it, together. Where the estimate is far below the "
-                "truth, blind denoising smooths what was there before: give `snr` if it is known.",
+                why="Theory: added noise and the grain found in the picture without it, together. Where the estimate "
+                "is far below the truth, blind denoising smooths what was there before: give `snr` if it is known.",
             )
         )
     return findings
@@ -283,16 +288,16 @@ def _summary(findings: list[Finding], fits: list[_Fit], blind: list[_Blind]) -> 
     by_id = {f.id: f for f in findings}
     opening = "The claim holds" if all(f.verdict in ("pass", "info") for f in findings) else "The claim holds in part"
     text = (
-        f"{opening}: the strength fitted on real pictures stays within {worst:.2%} of -1/(SNR+1) from {fits[0].decibels:g} to "
-        f"{fits[-1].decibels:g} dB, from {fits[0].fitted:.4f} to {fits[-1].fitted:.6f}, and frequency by frequency it is the Wiener "
-        f"filter. From the noisy picture alone, the SNR is estimated with a median error of {by_id['wiener.blind'].value:.2f} dB "
-        f"where the added noise dominates."
+        f"{opening}: the strength fitted on real pictures stays within {worst:.2%} of -1/(SNR+1) from "
+        f"{fits[0].decibels:g} to {fits[-1].decibels:g} dB, from {fits[0].fitted:.4f} to {fits[-1].fitted:.6f}, and "
+        "frequency by frequency it is the Wiener filter. From the noisy picture alone, the SNR is estimated with a "
+        f"median error of {by_id['wiener.blind'].value:.2f} dB where the added noise dominates."
     )
     if "wiener.blind.grain" in by_id:
         grain = by_id["wiener.blind.grain"]
         text += (
-            f" At {max(b.truth for b in blind):g} dB it is not: most pictures have grain of their own, which counts as noise, and the "
-            f"median estimate is {grain.value:.1f} dB ({grain.theory:.1f} dB predicted from that grain)."
+            f" At {max(b.truth for b in blind):g} dB it is not: most pictures have grain of their own, which counts as "
+            f"noise, and the median estimate is {grain.value:.1f} dB ({grain.theory:.1f} dB predicted from that grain)."
         )
     return text
 
@@ -340,9 +345,11 @@ def _figures(fits: list[_Fit], rings: _Rings, blind: list[_Blind]) -> list[Figur
             "estimate (dB)",
             [
                 Series("equal", levels, levels),
-                Series("median with each picture's own grain", levels, [
-                    _median([b.expected for b in blind if b.truth == level]) for level in levels
-                ]),
+                Series(
+                    "median with each picture's own grain",
+                    levels,
+                    [_median([b.expected for b in blind if b.truth == level]) for level in levels],
+                ),
                 Series("estimated, all pictures", [b.truth for b in blind], [b.estimate for b in blind], "points"),
             ],
             caption="Grain of the picture itself counts as noise and caps the estimate.",
@@ -371,5 +378,13 @@ def _blind_table(blind: list[_Blind]) -> Table:
     rows: list[list[float | str | None]] = [
         [b.name, b.truth, b.estimate, b.grain, "yes" if b.judged else "no", b.gain, b.bound] for b in blind
     ]
-    heads = ["picture", "true SNR (dB)", "estimate (dB)", "own grain (dB)", "judged", "gain (dB)", "gain, spectrum known (dB)"]
+    heads = [
+        "picture",
+        "true SNR (dB)",
+        "estimate (dB)",
+        "own grain (dB)",
+        "judged",
+        "gain (dB)",
+        "gain, spectrum known (dB)",
+    ]
     return Table("Noise estimated blindly", heads, rows)

@@ -17,7 +17,7 @@ Labels = Tensor | np.ndarray
 """Class numbers, `(N,)`."""
 
 _SUM_TOLERANCE = 1e-3
-"""How far a row of probabilities may be from summing to one: half precision rounds each of its entries by 5e-4 at most."""
+"""How far a row of probabilities may be from summing to one; half precision rounds each entry by 5e-4 at most."""
 
 
 def scores(values: Any, name: str) -> Tensor:
@@ -67,7 +67,9 @@ def labels(values: Any, table: Tensor) -> Tensor:
         raise InputError(f"`labels` must be ({len(table)},), one a row of scores, got {tuple(numbers.shape)}")
     low, high, classes = int(numbers.min()), int(numbers.max()), table.shape[1]
     if low < 0 or high >= classes:
-        raise InputError(f"`labels` must lie in [0, {classes - 1}], got {low if low < 0 else high}; count classes from 0")
+        raise InputError(
+            f"`labels` must lie in [0, {classes - 1}], got {low if low < 0 else high}; count classes from 0"
+        )
     return numbers.to(table.device, torch.int64)
 
 

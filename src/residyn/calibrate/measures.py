@@ -42,8 +42,8 @@ class Reliability:
 def ece(logits_or_probs: Scores, labels: Labels, bins: int = 15, norm: Norm = "l1") -> float:
     """Expected calibration error of the top class: Σ_b n_b/N · |accuracy_b - confidence_b|.
 
-    Bins have equal width and are closed on the right, so that confidence 1 falls in the last one and 0 in the first. Sums are
-    taken in float64.
+    Bins have equal width and are closed on the right, so that confidence 1 falls in the last one and 0 in the first.
+    Sums are taken in float64.
 
     Args:
         logits_or_probs: `(N, C)`; rows that are non-negative and sum to one are probabilities, others logits.
@@ -132,13 +132,14 @@ def nll(logits: Scores, labels: Labels) -> float:
 
 def _binned(values: Scores, labels: Labels, bins: int) -> tuple[Tensor, Tensor, Tensor]:
     """Count, mean confidence and accuracy a bin, float64; the means of an empty bin are 0."""
-    if isinstance(bins, bool) or not isinstance(bins, int) or bins < 1:
+    if type(bins) is not int or bins < 1:
         raise InputError(f"`bins` must be a whole number >= 1, got {bins!r}; 15 is usual")
     probs = inputs.probabilities(values, "logits_or_probs")
     y = inputs.labels(labels, probs)
     top, guess = probs.max(1)
     edges = torch.linspace(0, 1, bins + 1, dtype=torch.float64, device=probs.device)
-    # right=False is (edge_i, edge_i+1]; with the inner edges alone, 0 falls in the first bin and anything rounded past 1 in the last
+    # right=False is (edge_i, edge_i+1]; with the inner edges alone, 0 falls in the first bin and anything rounded past
+    # 1 in the last
     index = torch.bucketize(top, edges[1:-1], right=False)
     count = torch.bincount(index, minlength=bins).double()
     sums = [torch.bincount(index, weights=w, minlength=bins) for w in (top, (guess == y).double())]

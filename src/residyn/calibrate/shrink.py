@@ -21,12 +21,12 @@ _ITERATIONS = 100
 class Shrink:
     """Calibration as a residual step on the logits, z⁺ = z + λ·F(z) with F(z) = -z, that is z⁺ = (1 - λ)·z.
 
-    λ minimises the negative log-likelihood of held-out data, which is convex in the scale s = 1 - λ (s = 1/T for those who know it
-    as a temperature). 0 < λ < 1 mends an over-confident network, λ < 0 an under-confident one. As s > 0, the order of the classes
-    in each row, and so every prediction, stays as it was.
+    λ minimises the negative log-likelihood of held-out data, which is convex in the scale s = 1 - λ (s = 1/T for those
+    who know it as a temperature). 0 < λ < 1 mends an over-confident network, λ < 0 an under-confident one. As s > 0,
+    the order of the classes in each row, and so every prediction, stays as it was.
 
-    Newton's method on the derivative, with a bracket: a Newton step that leaves the bracket is replaced by a bisection, because
-    where the network is saturated the curvature underflows and the bare Newton step is NaN. All in float64.
+    Newton's method on the derivative, with a bracket: a Newton step that leaves the bracket is replaced by a bisection,
+    because where the network is saturated the curvature underflows and the bare Newton step is NaN. All in float64.
 
     Attributes:
         lam: λ, after `fit`.
@@ -55,24 +55,27 @@ class Shrink:
             Itself.
 
         Raises:
-            InputError: If shapes, values or labels do not fit; if `logits` are probabilities; or if no λ < 1 minimises the
-                likelihood's negative logarithm, because all predictions are right or the scores say nothing of the labels.
+            InputError: If shapes, values or labels do not fit; if `logits` are probabilities; or if no λ < 1 minimises
+                the likelihood's negative logarithm, because all predictions are right or the scores say nothing of the
+                labels.
         """
         z = inputs.scores(logits, "logits")
         y = inputs.labels(labels, z)
         if inputs.is_probabilities(z):
-            raise InputError("`logits` must be logits, got rows that sum to 1; pass the logarithms of the probabilities")
+            raise InputError(
+                "`logits` must be logits, got rows that sum to 1; pass the logarithms of the probabilities"
+            )
         right = z.gather(1, y[:, None])[:, 0]
         z, right = z - z.amax(1, keepdim=True), right - z.amax(1)
         if bool((right == 0).all()):
             raise InputError(
-                "`labels` must differ from the top class at least once, got none that does: every growth of the logits makes "
-                "them likelier, so no λ is best; fit on more held-out data"
+                "`labels` must differ from the top class at least once, got none that does: every growth of the logits "
+                "makes them likelier, so no λ is best; fit on more held-out data"
             )
         if float(z.mean() - right.mean()) >= 0:
             raise InputError(
-                "`logits` must on average be higher for the labelled class than for the others, got the contrary: λ >= 1 would "
-                "be best, which turns the predictions round; check that labels and columns correspond"
+                "`logits` must on average be higher for the labelled class than for the others, got the contrary: λ >= "
+                "1 would be best, which turns the predictions round; check that labels and columns correspond"
             )
         scale, self.iterations = _root(z, float(right.mean()))
         self.lam = 1.0 - scale
@@ -91,7 +94,9 @@ class Shrink:
             ResidynError: If `fit` was not called before.
         """
         if not hasattr(self, "lam"):
-            raise ResidynError("`Shrink` must be fitted before `transform`; call fit(logits, labels) with held-out data")
+            raise ResidynError(
+                "`Shrink` must be fitted before `transform`; call fit(logits, labels) with held-out data"
+            )
         if isinstance(logits, Tensor):
             shrunk: Any = Residual(torch.neg, self.lam)(logits)
         else:
@@ -102,8 +107,8 @@ class Shrink:
 def stationarity(logits: Scores, labels: Labels, lam: float) -> tuple[float, float]:
     """Both sides of the condition that holds at the best λ: mean z_y = mean Σ_c p_c·z_c with p = softmax((1 - λ)·z).
 
-    In words: the labelled class has the logit that the calibrated probabilities expect. Logits are taken relative to the largest of
-    their row, which changes neither the condition nor p.
+    In words: the labelled class has the logit that the calibrated probabilities expect. Logits are taken relative to
+    the largest of their row, which changes neither the condition nor p.
 
     Args:
         logits: `(N, C)`.

@@ -33,7 +33,8 @@ def as_planes(image: Any) -> Tensor:
         raise InputError(f"`image` must hold real intensities, got {pixels.dtype}; convert it with .astype(float)")
     if pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] > 4):
         raise InputError(
-            f"`image` must be (H, W) or (H, W, C) with C <= 4, got {tuple(pixels.shape)}; put the channels last, one picture a call"
+            f"`image` must be (H, W) or (H, W, C) with C <= 4, got {tuple(pixels.shape)}; put the channels last, one "
+            "picture a call"
         )
     if min(pixels.shape[:2]) < SMALLEST:
         raise InputError(f"`image` must have {SMALLEST} pixels or more on each side, got {tuple(pixels.shape[:2])}")
@@ -46,10 +47,12 @@ def as_planes(image: Any) -> Tensor:
 
 def like(planes: Tensor, image: I) -> I:
     """Give planes the type, shape and dtype of the picture they came from; integers are rounded and kept in range."""
-    pixels = planes.movedim(0, 2) if image.ndim == 3 else planes[0]
-    dtype = torch.as_tensor(image).dtype
+    given: Any = image
+    pixels = planes.movedim(0, 2) if given.ndim == 3 else planes[0]
+    dtype = torch.as_tensor(given).dtype
     if not dtype.is_floating_point:
         span = torch.iinfo(dtype)
         pixels = pixels.round().clamp(span.min, span.max)
     pixels = pixels.to(dtype).contiguous()
-    return pixels.numpy() if isinstance(image, np.ndarray) else pixels  # type: ignore[return-value]
+    result: Any = pixels.numpy() if isinstance(given, np.ndarray) else pixels
+    return result  # type: ignore[no-any-return]

@@ -17,10 +17,10 @@ _PATCHES = 65536
 def noise_level(image: Tensor | np.ndarray) -> float:
     """Estimate the standard deviation σ of the white noise in a picture.
 
-    Small patches of a natural picture lie near a subspace of few dimensions; the others hold noise alone, so the smallest
-    eigenvalues of the patch covariance scatter around σ². The set that is noise is the largest one whose mean equals its median.
-    The picture's own grain, from its camera or its texture, counts as noise too, so that σ is an upper estimate where texture
-    fills every dimension.
+    Small patches of a natural picture lie near a subspace of few dimensions; the others hold noise alone, so the
+    smallest eigenvalues of the patch covariance scatter around σ². The set that is noise is the largest one whose mean
+    equals its median. The picture's own grain, from its camera or its texture, counts as noise too, so that σ is an
+    upper estimate where texture fills every dimension.
 
     Args:
         image: `(H, W)` or `(H, W, C)`, at least 16 pixels on each side; the noise is taken to be equal in all channels.
@@ -32,7 +32,8 @@ def noise_level(image: Tensor | np.ndarray) -> float:
         InputError: If it is no such picture.
 
     Reference:
-        Chen, Zhu & Heng (2015), "An Efficient Statistical Method for Image Noise Level Estimation", doi:10.1109/ICCV.2015.62.
+        Chen, Zhu & Heng (2015), "An Efficient Statistical Method for Image Noise Level Estimation",
+        doi:10.1109/ICCV.2015.62.
 
     >>> g = torch.Generator().manual_seed(0)
     >>> noise_level(torch.linspace(0, 50, 128).expand(128, 128) + torch.randn(128, 128, generator=g))

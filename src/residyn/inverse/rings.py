@@ -9,7 +9,8 @@ from torch import Tensor
 class Rings:
     """Rings in the half plane of frequencies that `torch.fft.rfft2` gives, one a cycle per shorter side.
 
-    A frequency between two rings counts for both, by linear weights; the half plane's columns count twice where they stand for two.
+    A frequency between two rings counts for both, by linear weights; the half plane's columns count twice where they
+    stand for two.
 
     Args:
         height: H of the picture.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import TypeVar, overload
 
 import numpy as np
@@ -26,10 +27,12 @@ def optimal_gain(snr: Tensor) -> Tensor: ...
 def optimal_gain(snr: float | Tensor) -> float | Tensor:
     """The strength a* = -1/(SNR + 1) at which x⁺ = y + a·y is closest in the mean square to x, for y = x + noise.
 
-    x has mean zero and is uncorrelated with the noise; then E(y + a·y - x)² = a²·σ_x² + (1 + a)²·σ_n², which a* minimises.
+    x has mean zero and is uncorrelated with the noise; then E(y + a·y - x)² = a²·σ_x² + (1 + a)²·σ_n², which a*
+    minimises.
 
     Args:
-        snr: σ_x²/σ_n², the ratio of powers, not decibels (SNR = 10^(dB/10)); a number or a tensor of them, 0 to infinity.
+        snr: σ_x²/σ_n², the ratio of powers, not decibels (SNR = 10^(dB/10)); a number or a tensor of them, 0 to
+            infinity.
 
     Returns:
         a*, in [-1, 0].
@@ -38,7 +41,8 @@ def optimal_gain(snr: float | Tensor) -> float | Tensor:
         InputError: If an SNR is negative or nan.
 
     Reference:
-        Wiener (1949), "Extrapolation, Interpolation, and Smoothing of Stationary Time Series", doi:10.7551/mitpress/2946.001.0001.
+        Wiener (1949), "Extrapolation, Interpolation, and Smoothing of Stationary Time Series",
+        doi:10.7551/mitpress/2946.001.0001.
 
     >>> optimal_gain(3.0), optimal_gain(float("inf"))
     (-0.25, -0.0)
@@ -58,8 +62,9 @@ class Wiener(Residual):
     Borders are periodic; `denoise` pads before it comes here.
 
     Args:
-        power: Power of the clean signal at each frequency, `(H, W//2 + 1)` as `torch.fft.rfft2` orders them, for `norm="ortho"`.
+        power: Power of the clean signal at each frequency, `(H, W//2 + 1)` as in `torch.fft.rfft2` with `norm="ortho"`.
         noise: Variance of the white noise.
+        width: W, which the half plane of frequencies leaves open; even if not given.
 
     Raises:
         InputError: If a power is negative, or `noise` is not positive.
@@ -72,25 +77,17 @@ class Wiener(Residual):
     True
     """
 
-    def __init__(self, power: Tensor, noise: float) -> None:
+    def __init__(self, power: Tensor, noise: float, *, width: int | None = None) -> None:
         if not 0 < noise < math.inf:
             raise InputError(f"`noise` must be a variance > 0, got {noise}; without noise there is nothing to filter")
-        width = 2 * (power.shape[-1] - 1)
-        values = optimal_gain(power / noise)
-
-        def back(z: Tensor) -> Tensor:
-            return torch.fft.irfft2(z, s=size, norm="ortho")
-
-        def there(y: Tensor) -> Tensor:
-            size[:] = y.shape[-2:]
-            return torch.fft.rfft2(y, norm="ortho")
-
-        size = [power.shape[-2], width]
-        super().__init__(Spectral(values, there, back))
+        size = (power.shape[-2], 2 * (power.shape[-1] - 1) if width is None else width)
+        there = partial(torch.fft.rfft2, norm="ortho")
+        back = partial(torch.fft.irfft2, s=size, norm="ortho")
+        super().__init__(Spectral(optimal_gain(power / noise), there, back))
 
 
 def snr(image: Tensor | np.ndarray) -> float:
-    """Estimate the signal-to-noise ratio of a picture with white noise: (variance of the picture - σ²)/σ², σ by `noise_level`.
+    """Estimate the signal-to-noise ratio of a picture with white noise, (variance - σ²)/σ² with σ by `noise_level`.
 
     The signal is the picture without its mean, channel by channel.
 
@@ -116,13 +113,15 @@ def snr(image: Tensor | np.ndarray) -> float:
 def denoise(image: I, *, snr: float | None = None) -> I:
     """Remove white noise from a picture by one residual step, the Wiener filter x⁺ = y + F(y).
 
-    F multiplies each frequency by a(f) = -1/(SNR(f) + 1) = -σ²/S_y(f), with S_y the spectrum of the picture itself, averaged over
-    rings and kept from falling below σ². Mean and size are kept; borders are mirrored before and cut after.
+    F multiplies each frequency by a(f) = -1/(SNR(f) + 1) = -σ²/S_y(f), with S_y the spectrum of the picture itself,
+    averaged over rings and kept from falling below σ². Mean and size are kept; borders are mirrored before and cut
+    after.
 
     Args:
-        image: y, `(H, W)` or `(H, W, C)`, torch or NumPy, at least 16 pixels on each side; integers come back as integers.
-        snr: Ratio of powers of the clean picture (its mean removed) to the noise, if it is known; estimated by `noise_level`
-            otherwise. `inf` leaves the picture as it is.
+        image: y, `(H, W)` or `(H, W, C)`, torch or NumPy, at least 16 pixels on each side; integers come back as
+            integers.
+        snr: Ratio of powers of the clean picture (its mean removed) to the noise, if it is known; estimated by
+            `noise_level` otherwise. `inf` leaves the picture as it is.
 
     Returns:
         The denoised picture, of the type, shape and dtype of `image`.
@@ -158,11 +157,12 @@ def _step(plane: Tensor, noise: float) -> Tensor:
     if noise <= 0:
         return plane
     power = (ring_spectrum(wide) - noise).clamp(min=0)
-    return Wiener(power, noise)(wide)[pad[1] : pad[1] + height, pad[0] : pad[0] + width]
+    clean: Tensor = Wiener(power, noise, width=wide.shape[1])(wide)
+    return clean[pad[1] : pad[1] + height, pad[0] : pad[0] + width]
 
 
 def ring_spectrum(plane: Tensor) -> Tensor:
-    """The periodogram averaged over rings of equal distance from frequency zero, laid out as `torch.fft.rfft2` orders frequencies.
+    """The periodogram averaged over rings of equal distance from frequency zero, laid out as by `torch.fft.rfft2`.
 
     The average has the spectrum's shape without the periodogram's scatter, if the picture has no direction of its own.
 

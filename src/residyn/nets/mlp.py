@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
 
 from torch import nn
 
@@ -13,9 +13,9 @@ from residyn.errors import InputError
 class MLP(nn.Sequential):
     """Affine maps with a relu between each two: W_m·relu(… relu(W_1·x + b_1) …) + b_m.
 
-    Weights start Gaussian with variance 2/n after a relu's kind of layer and 1/n in the last one, biases at zero, so that for
-    wide layers the mean square of the output equals that of the input (He's initialisation). As a branch, `MLP(n, n, n)` is the
-    F(x) = W₂·relu(W₁·x) of deep residual networks.
+    Weights start Gaussian with variance 2/n after a relu's kind of layer and 1/n in the last one, biases at zero, so
+    that for wide layers the mean square of the output equals that of the input (He's initialisation). As a branch,
+    `MLP(n, n, n)` is the F(x) = W₂·relu(W₁·x) of deep residual networks.
 
     Args:
         sizes: Widths from input to output, two at least.
@@ -35,10 +35,12 @@ class MLP(nn.Sequential):
     """
 
     def __init__(self, *sizes: int) -> None:
-        if len(sizes) < 2 or not all(isinstance(n, int) and n > 0 for n in sizes):
-            raise InputError(f"`sizes` must be two or more widths >= 1, got {sizes}; MLP(inputs, hidden, outputs)")
+        if len(sizes) < 2 or min(sizes) < 1:
+            raise InputError(
+                f"`sizes` must be two or more widths >= 1, got {sizes}; write MLP(inputs, hidden, outputs)"
+            )
         layers: list[nn.Module] = []
-        for inputs, outputs in _pairs(sizes):
+        for inputs, outputs in itertools.pairwise(sizes):
             layers += [nn.Linear(inputs, outputs), nn.ReLU()]
         super().__init__(*layers[:-1])
         affine = [layer for layer in self if isinstance(layer, nn.Linear)]
@@ -46,7 +48,3 @@ class MLP(nn.Sequential):
             gain = 1.0 if layer is affine[-1] else 2.0
             nn.init.normal_(layer.weight, std=math.sqrt(gain / layer.in_features))
             nn.init.zeros_(layer.bias)
-
-
-def _pairs(sizes: Sequence[int]) -> list[tuple[int, int]]:
-    return list(zip(sizes[:-1], sizes[1:], strict=True))

@@ -17,8 +17,8 @@ _DIRECTIONS = 64
 def relu_correlation(rho: float) -> float:
     """Correlation of relu(W·x) and relu(W·x'), uncentred, for x and x' of correlation ρ and W wide and Gaussian.
 
-    κ(ρ) = (√(1 - ρ²) + ρ·(π - arccos ρ))/π, which exceeds ρ: each plain layer makes its inputs more alike, until the network
-    cannot tell them apart. A residual block takes ρ to (ρ + h²·κ(ρ))/(1 + h²) only.
+    κ(ρ) = (√(1 - ρ²) + ρ·(π - arccos ρ))/π, which exceeds ρ: each plain layer makes its inputs more alike, until the
+    network cannot tell them apart. A residual block takes ρ to (ρ + h²·κ(ρ))/(1 + h²) only.
 
     Args:
         rho: ρ, in [-1, 1].
@@ -46,8 +46,8 @@ class GradientProfile:
 
     Args:
         measured: Mean over samples of log(‖∂loss/∂x_k‖/‖∂loss/∂x_L‖), by backpropagation.
-        theory: The same, if the gradient met each block's Jacobian from a random direction: the sum over the blocks behind k of
-            the mean of log‖Jᵀu‖, u uniform on the sphere.
+        theory: The same, if the gradient met each block's Jacobian from a random direction: the sum over the blocks
+            behind k of the mean of log‖Jᵀu‖, u uniform on the sphere.
         spread: Standard deviation of that sum.
     """
 
@@ -57,7 +57,7 @@ class GradientProfile:
 
 
 def gradient_profile(net: ResNet, u: Tensor, labels: Tensor) -> GradientProfile:
-    """Measure how the gradient of the cross-entropy travels back through the blocks, and predict it from each block's Jacobian.
+    """Measure how the gradient of the cross-entropy travels back, and predict it from each block's Jacobian.
 
     Args:
         net: A network whose blocks act on vectors.

@@ -21,8 +21,8 @@ class ResNet(nn.Module):
         stem: From the input to the width of the blocks.
         branches: F_0 … F_{L-1}; each keeps the shape of its input.
         head: From the width of the blocks to the output.
-        step: h; 1/√L if not given, at which branches that keep the mean square let that of x grow by (1 + 1/L)^L < e at most,
-            however deep the network.
+        step: h; 1/√L if not given, at which branches that keep the mean square let that of x grow by (1 + 1/L)^L < e at
+            most, however deep the network.
         shortcut: Whether there is an identity path.
         keep: Survival probability of each branch in training (see `survival`); all survive if not given.
 
@@ -53,9 +53,13 @@ class ResNet(nn.Module):
         if not branches:
             raise InputError("`branches` must hold at least one module, got none; each becomes a block")
         if keep is not None and len(keep) != len(branches):
-            raise InputError(f"`keep` must have one probability a branch, {len(branches)}, got {len(keep)}; see nets.survival")
+            raise InputError(
+                f"`keep` must have one probability a branch, {len(branches)}, got {len(keep)}; see nets.survival"
+            )
         if keep is not None and not shortcut:
-            raise InputError("`keep` must be None without shortcuts, got probabilities; a dropped block would leave nothing")
+            raise InputError(
+                "`keep` must be None without shortcuts, got probabilities; a dropped block would leave nothing"
+            )
         h = 1 / math.sqrt(len(branches)) if step is None else step
         self.stem, self.head = stem, head
         self.body = Stack(
@@ -100,7 +104,8 @@ def survival(depth: int, rate: float, schedule: Literal["linear", "uniform"] = "
     Args:
         depth: L.
         rate: Drop probability of the last block, in [0, 1).
-        schedule: `"linear"`, as above, because early blocks make what later ones need; or `"uniform"`, `1 - rate` everywhere.
+        schedule: `"linear"`, as above, because early blocks make what later ones need; or `"uniform"`, `1 - rate`
+            everywhere.
 
     Returns:
         L probabilities.
@@ -109,7 +114,8 @@ def survival(depth: int, rate: float, schedule: Literal["linear", "uniform"] = "
         InputError: If an argument breaks its rule.
 
     Reference:
-        Huang, Sun, Liu, Sedra & Weinberger (2016), "Deep Networks with Stochastic Depth", doi:10.1007/978-3-319-46493-0_39.
+        Huang, Sun, Liu, Sedra & Weinberger (2016), "Deep Networks with Stochastic Depth",
+        doi:10.1007/978-3-319-46493-0_39.
 
     >>> survival(4, 0.5)
     [0.875, 0.75, 0.625, 0.5]
