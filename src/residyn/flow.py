@@ -232,7 +232,9 @@ def _times(t: Any, x: Tensor, batched: bool) -> list[Any]:
     if not bool(((steps > 0).all(1) | (steps < 0).all(1)).all()):
         at = int(((steps == 0) | (torch.sign(steps) != torch.sign(steps[:, :1]))).any(0).to(torch.uint8).argmax())
         pair = [round(v, 6) for v in rows[0, at : at + 2].tolist()]
-        raise InputError(f"`t` must be strictly increasing or decreasing, got {pair} at index {at}; sort it, drop repeats{hint}")
+        raise InputError(
+            f"`t` must be strictly increasing or decreasing, got {pair} at index {at}; sort it, drop repeats{hint}"
+        )
     if not batched:
         return list(rows[0].tolist())
     if times.ndim == 2 and len(times) != len(x):
@@ -316,9 +318,7 @@ class Flow(nn.Module):
 
     def forward(self, x0: State) -> State:
         """The state at the end of the span; `last` keeps times, statistics and outcome."""
-        solution = solve(
-            self.f, x0, self.span, scheme=self.scheme, control=self.control, gradient=self.gradient
-        )
+        solution = solve(self.f, x0, self.span, scheme=self.scheme, control=self.control, gradient=self.gradient)
         self.last = Solution(solution.t, None, solution.stats, solution.outcome)
         layout = None if isinstance(x0, Tensor) else Layout.of(x0, batched=False)
         if layout is None:

@@ -15,6 +15,7 @@ Time = float | Tensor
 Field = Callable[[Time, Tensor], Tensor]
 """A field f(t, x): the time as above, the state one tensor."""
 
+
 class Step(NamedTuple):
     """What a scheme returns of one step.
 

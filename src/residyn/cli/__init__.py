@@ -1,0 +1,68 @@
+"""The command line: `residyn VERB`. One file a verb; nothing here loads torch before a job starts."""
+
+from __future__ import annotations
+
+import io
+import logging
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from residyn.cli.app import app
+from residyn.cli.output import complain
+from residyn.errors import ResidynError
+
+__all__ = ["main"]
+
+INTERRUPTED, USAGE = 130, 2
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run a command line.
+
+    Args:
+        args: The words after `residyn`; those of the process if `None`.
+
+    Returns:
+        The exit code: 0 fine, 1 the check found something, 2 usage or input error, 130 interrupted.
+
+    >>> main(["explain", "oed"])
+    2
+    """
+    words = list(sys.argv[1:] if args is None else args)
+    debug = "--debug" in words
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a locale that lacks a letter must not end the program
+            stream.reconfigure(errors="replace")
+    if debug:
+        logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s", stream=sys.stderr)
+        logging.getLogger("residyn").setLevel(logging.DEBUG)
+    try:
+        code = app(words, prog_name="residyn", standalone_mode=False)
+    except typer.TyperException as error:
+        if debug:
+            raise
+        complain(error.format_message(), hint=_help_hint(words))
+        return USAGE
+    except ResidynError as error:
+        if debug:
+            raise
+        complain(str(error))
+        return USAGE
+    except KeyboardInterrupt:
+        complain("interrupted")
+        return INTERRUPTED
+    except Exception as error:
+        if debug:
+            raise
+        complain(f"{type(error).__name__}: {error}", hint="this is a fault of Residyn; `--debug` shows where")
+        return 1
+    return code if isinstance(code, int) else 0
+
+
+def _help_hint(words: Sequence[str]) -> str:
+    """Where to read on after a usage error."""
+    verbs = {command.name for command in app.registered_commands}
+    verb = next((word for word in words if word in verbs), "")
+    return f"see `residyn {verb} --help`" if verb else "see `residyn --help`"

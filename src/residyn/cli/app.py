@@ -1,0 +1,44 @@
+"""The verbs, put together."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from residyn import __version__
+from residyn.cli import atlas, explain, listing
+from residyn.cli.options import Debug, examples
+from residyn.cli.output import emit
+
+app = typer.Typer(
+    name="residyn",
+    help="Residual steps x⁺ = x + h·F(x): systems that are one step under many names, run on real data beside theory.",
+    epilog=examples("residyn atlas -o atlas.html", "residyn explain wiener"),
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        emit(f"residyn {__version__}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    if context.invoked_subcommand is None:
+        emit(context.get_help())
+
+
+app.command("atlas", epilog=examples("residyn atlas -o atlas.html", "residyn atlas wiener ode --fast --seed 3"))(atlas.atlas)
+app.command("list", epilog=examples("residyn list", "residyn list --json"))(listing.list_entries)
+app.command("explain", epilog=examples("residyn explain wiener", "residyn explain depth --json"))(explain.explain)

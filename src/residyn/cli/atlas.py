@@ -1,0 +1,84 @@
+"""`residyn atlas`: run systems on real data and write the page."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import replace
+from typing import Annotated
+
+import typer
+
+from residyn import report
+from residyn.atlas import Interrupted, Store, runner
+from residyn.cli.options import Debug, Json, Output, Seed
+from residyn.cli.output import emit, say, show
+from residyn.cli.progress import bar
+from residyn.errors import InputError
+from residyn.results import Result
+
+INTERRUPTED = 130
+
+
+def atlas(
+    ids: Annotated[list[str] | None, typer.Argument(metavar="ID", help="Which systems; all if none.")] = None,
+    output: Output = None,
+    fast: Annotated[bool, typer.Option("--fast", help="Less data, fewer repetitions: a first look.")] = False,
+    seed: Seed = 0,
+    as_json: Json = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run of the same -o.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Run systems of the atlas on real data, with theory beside measurement."""
+    chosen = ids or None
+    entries = [entry.id for entry in runner.select(chosen)]
+    if output is not None:
+        report.check(output)
+    store = _store(output, fast=fast, seed=seed, resume=resume)
+    with bar(entries) as progress:
+        try:
+            result = runner.run(chosen, fast=fast, seed=seed, progress=progress, keep=store)
+        except Interrupted as stop:
+            result = replace(stop.result, note=f"{stop.result.note} {_go_on(stop.result.command, output)}")
+    _deliver(result, output, as_json=as_json)
+    if not result.complete:
+        say(result.note)
+        raise typer.Exit(INTERRUPTED)
+    if store:
+        store.remove()
+    raise typer.Exit(1 if result.verdict == "fail" else 0)
+
+
+def _store(output: str | None, *, fast: bool, seed: int, resume: bool) -> Store | None:
+    """Where finished sections are kept: a file beside the output; nowhere without one."""
+    if output is None:
+        if resume:
+            raise InputError("`--resume` needs `-o FILE`, got none; give the file of the run to go on with")
+        return None
+    store = Store(f"{output}.partial.jsonl", runner.conditions(fast=fast, seed=seed))
+    if resume:
+        reason = store.resume()
+        kept = ", ".join(store.sections) or "nothing"
+        say(f"starting anew: {reason}" if reason else f"taken from the interrupted run: {kept}")
+        return store
+    if store.path.exists():
+        say(f"starting anew; what an interrupted run left in {store.path} would have been taken with `--resume`")
+    store.start()
+    return store
+
+
+def _go_on(command: str, output: str | None) -> str:
+    """How to go on after an interruption."""
+    if output is None:
+        return "With `-o FILE`, an interrupted run can be taken up again."
+    return f"Go on with: {command} -o {shlex.quote(output)} --resume"
+
+
+def _deliver(result: Result, output: str | None, *, as_json: bool) -> None:
+    """Write the file, and what belongs on standard output."""
+    if output is not None:
+        report.write(result, output)
+        say(f"{report.headline(result)}; written to {output}")
+    if as_json:
+        emit(result.to_json())
+    elif output is None:
+        show(result)

@@ -1,0 +1,64 @@
+"""Data to standard output, everything else to standard error."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import typer
+
+from residyn import report
+from residyn.results import Result
+
+
+def emit(text: str) -> None:
+    """Write data to standard output; a reader that has gone away (`| head`) is no error.
+
+    Args:
+        text: The data.
+    """
+    if sys.stdout is None:  # started with its standard output closed
+        return
+    try:
+        typer.echo(text, nl=not text.endswith("\n"))
+    except BrokenPipeError:
+        # What Python would flush at exit must go somewhere, or it complains then.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def say(text: str) -> None:
+    """Write a line for the person in front to standard error.
+
+    Args:
+        text: The line.
+    """
+    typer.echo(text, err=True)
+
+
+def complain(text: str, hint: str = "") -> None:
+    """Write a one-line error to standard error.
+
+    Args:
+        text: What is wrong; line breaks become spaces.
+        hint: What to do about it.
+    """
+    text = text.strip().rstrip(".")
+    link = " " if text.endswith("?") else "; "
+    say(" ".join(f"residyn: {text}{link + hint if hint else ''}".split()))
+
+
+def show(result: Result) -> None:
+    """Write the terminal report: in colour and as wide as the terminal if it is one, else plain.
+
+    Args:
+        result: What to show.
+    """
+    if sys.stdout is not None and sys.stdout.isatty():
+        from rich.console import Console
+
+        console = Console(highlight=False)
+        with console.capture() as capture:
+            report.render(result, console)
+        emit(capture.get())
+    else:
+        emit(report.text(result))

@@ -1,0 +1,6 @@
+"""Renders a `Result`: text, JSON, CSV, or one self-contained HTML page."""
+
+from residyn.report.terminal import headline, render, text
+from residyn.report.writing import check, html, write
+
+__all__ = ["check", "headline", "html", "render", "text", "write"]

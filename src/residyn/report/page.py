@@ -1,0 +1,96 @@
+"""A result as one HTML page: nothing requested from outside, whole without JavaScript, every text escaped."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import hashlib
+import re
+from dataclasses import dataclass, field
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+from residyn.errors import require
+from residyn.report import plot, words
+from residyn.report.terminal import headline
+from residyn.results import Figure, Result, Section
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A section with its anchor and its drawn figures."""
+
+    section: Section
+    anchor: str
+    figures: list[tuple[Figure, Any, str]] = field(default_factory=list)
+
+
+def build(result: Result) -> str:
+    """Render a result as a page.
+
+    Args:
+        result: What to render.
+
+    Returns:
+        The page, complete in itself.
+
+    Raises:
+        MissingExtraError: If jinja2, or matplotlib for a result with figures, is not installed.
+    """
+    script = _asset("page.js")
+    return _template().render(
+        result=result,
+        parts=_parts(result.sections),
+        tally=words.tally(result),
+        headline=headline(result),
+        css=_markup(_asset("page.css")),
+        script=_markup(script),
+        # Only this very script may run: text that slipped through the escaping could not.
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    )
+
+
+def _parts(sections: list[Section]) -> list[_Part]:
+    """Give each section an anchor of its own, and draw its figures."""
+    parts: list[_Part] = []
+    taken: set[str] = set()
+    for section in sections:
+        base = re.sub(r"[^a-z0-9]+", "-", section.id.lower()).strip("-") or "section"
+        anchor = next(name for name in (base, *(f"{base}-{i}" for i in range(2, 10**6))) if name not in taken)
+        taken.add(anchor)
+        drawings = [plot.draw(figure, f"{anchor}--{i}") for i, figure in enumerate(section.figures)]
+        figures = [(f, _markup(d.svg), d.note) for f, d in zip(section.figures, drawings, strict=True)]
+        parts.append(_Part(section, anchor, figures))
+    return parts
+
+
+@functools.cache
+def _template() -> Template:
+    """The page's template, escaping everything and cleaning control codes out of every text."""
+    environment = require("jinja2", "report").Environment(
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=require("jinja2", "report").StrictUndefined,
+        finalize=_finalize,
+    )
+    environment.filters |= {"number": words.number, "duration": words.duration}
+    environment.globals |= {"icons": words.ICONS, "words": words.WORDS, "plural": words.plural}
+    template: Template = environment.from_string(_asset("page.html.j2"))
+    return template
+
+
+def _finalize(value: Any) -> Any:
+    return words.clean(value) if type(value) is str else value
+
+
+def _markup(text: str) -> Any:
+    """Our own markup, not to be escaped again."""
+    return require("markupsafe", "report").Markup(text)
+
+
+def _asset(name: str) -> str:
+    return resources.files("residyn.report").joinpath("assets", name).read_text("utf-8")

@@ -1,0 +1,151 @@
+"""A result as text, for terminals and `.txt` files. Rich is loaded on first use."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING
+
+from residyn.report.words import ICONS, WORDS, clean, duration, number, plural, tally
+from residyn.results import Finding, Result, Section, Table
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
+
+_STYLES = {"pass": "green", "warn": "yellow", "fail": "bold red", "info": "blue"}
+
+
+def text(result: Result, width: int = 100) -> str:
+    """A result as plain text.
+
+    Args:
+        result: What to render.
+        width: Columns of a line.
+
+    Returns:
+        The text, without colour codes.
+
+    >>> "The residual step" in text(Result("demo", "The residual step", []))
+    True
+    """
+    from rich.console import Console
+
+    page = io.StringIO()
+    render(result, Console(file=page, width=width, color_system=None, force_terminal=False, highlight=False))
+    return "\n".join(line.rstrip() for line in page.getvalue().splitlines()) + "\n"
+
+
+def headline(result: Result) -> str:
+    """The verdict of a result in one line.
+
+    Args:
+        result: What to judge.
+
+    Returns:
+        For example `"2 systems, 9 findings: 1 fail, 8 pass"`.
+
+    >>> headline(Result("demo", "A demo", [Section("a", "A", findings=[Finding("a.x", "x is 1", "pass")])]))
+    '1 section, 1 finding: 1 pass'
+    """
+    broken = sum(bool(section.error) for section in result.sections)
+    counts = [f"{count} {WORDS[verdict]}" for verdict, count in tally(result).items() if count]
+    noun = "system" if result.kind == "atlas" else "section"
+    what = f"{plural(len(result.sections), noun)}, {plural(len(result.findings), 'finding')}"
+    return f"{what}{': ' if counts else ''}{', '.join(counts)}{f'; {broken} broke off' if broken else ''}"
+
+
+def render(result: Result, console: Console) -> None:
+    """Print a result.
+
+    Args:
+        result: What to render.
+        console: Where to; its width and colours are used.
+    """
+    from rich.text import Text
+
+    console.print(Text(clean(result.title), style="bold"))
+    console.print(_chip(result.verdict, headline(result)))
+    if not result.complete:
+        console.print(Text(f"Incomplete. {clean(result.note)}", style="yellow"))
+    for section in result.sections:
+        _section(section, console)
+    console.print()
+    for line in _footer(result):
+        console.print(Text(clean(line), style="dim"))
+
+
+def _chip(verdict: str, words: str = "") -> Text:
+    """Icon and word, so that colour is never the only sign."""
+    from rich.text import Text
+
+    return Text(f"{ICONS[verdict]} {words or WORDS[verdict]}", style=_STYLES[verdict])
+
+
+def _section(section: Section, console: Console) -> None:
+    from rich.rule import Rule
+    from rich.text import Text
+
+    console.print()
+    console.print(Rule(Text(clean(f"{section.id}  {section.title}"), style="bold"), align="left", style="dim"))
+    if section.equation:
+        console.print(Text(f"  {clean(section.equation)}", style="italic"))
+    if section.summary:
+        console.print(Text(clean(section.summary)))
+    if section.error:
+        console.print(Text(f"✕ broke off: {clean(section.error)}", style="bold red"))
+    if section.findings:
+        _findings(section.findings, console)
+    for table in section.tables:
+        _table(table, console)
+    facts = [f"data: {clean(section.data)}"] if section.data else []
+    if section.figures:
+        facts.append(f"{plural(len(section.figures), 'figure')} in the .html report")
+    console.print(Text("; ".join([*facts, duration(section.seconds)]), style="dim"))
+
+
+def _findings(findings: list[Finding], console: Console) -> None:
+    from rich import box
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    grid = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim")
+    grid.add_column("verdict", no_wrap=True)
+    grid.add_column("finding", ratio=1)
+    grid.add_column("measured", justify="right")
+    grid.add_column("theory", justify="right")
+    for finding in findings:
+        words = Text(clean(finding.title))
+        if finding.verdict in ("warn", "fail"):
+            for label, note in (("why", finding.why), ("fix", finding.fix)):
+                words.append(f"\n{label}: {clean(note)}" if note else "", style="dim")
+        measured, theory = (_value(value, finding.unit) for value in (finding.value, finding.theory))
+        grid.add_row(_chip(finding.verdict), words, measured, theory)
+    console.print(grid)
+
+
+def _value(value: float | str | None, unit: str) -> Text:
+    from rich.text import Text
+
+    shown = number(value)
+    return Text(f"{shown} {clean(unit)}" if unit and value is not None else shown)
+
+
+def _table(table: Table, console: Console) -> None:
+    from rich import box
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    grid = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim", title_justify="left")
+    grid.title = Text(clean(table.title))
+    for column in table.columns:
+        grid.add_column(Text(clean(column)))
+    for row in table.rows:
+        grid.add_row(*(Text(number(cell)) for cell in row))
+    console.print(grid)
+
+
+def _footer(result: Result) -> list[str]:
+    """What makes the result again."""
+    versions = ", ".join(f"{name} {version}" for name, version in result.versions.items())
+    lines = [result.command, versions, f"{result.started}, {duration(result.seconds)}" if result.started else ""]
+    return [line for line in lines if line]
