@@ -13,7 +13,10 @@ Pullback = Callable[[Tensor], Tensor]
 
 
 def implicit_gradient(
-    g: Callable[[Tensor], Tensor], x: Tensor, solve: Callable[[Tensor, Tensor, Pullback, Tensor], Tensor]
+    g: Callable[[Tensor], Tensor],
+    x: Tensor,
+    solve: Callable[[Tensor, Tensor, Pullback, Tensor], Tensor],
+    local: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """Give a solution of x = g(x, θ), found without autograd, the gradient of the exact solution.
 
@@ -22,6 +25,8 @@ def implicit_gradient(
     Args:
         g: The map; called once with autograd on, and once more when a gradient comes back.
         x: The solution.
+        local: g with all that does not depend on x cut from its history, so that products with ∂g/∂x do not walk it; g itself
+            if not given.
         solve: `solve(image, leaf, pullback, w)` → u, from the graph of image = g(leaf) or from products with it.
 
     Returns:
@@ -35,7 +40,7 @@ def implicit_gradient(
     def hook(w: Tensor) -> Tensor:
         leaf = x.detach().requires_grad_()
         with torch.enable_grad():
-            image = g(leaf)
+            image = (local or g)(leaf)
 
         def pullback(u: Tensor) -> Tensor:
             (pulled,) = torch.autograd.grad(image, leaf, u, retain_graph=True, allow_unused=True)
@@ -43,7 +48,7 @@ def implicit_gradient(
 
         return solve(image, leaf, pullback, w)
 
-    hooked: Tensor = _Hooked.apply(result, hook)
+    hooked: Tensor = _Hooked.apply(result, hook)  # type: ignore[no-untyped-call]
     return hooked
 
 

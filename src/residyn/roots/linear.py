@@ -92,9 +92,7 @@ class Krylov(NamedTuple):
     products: int
 
 
-def gmres(
-    product: Callable[[Tensor], Tensor], b: Tensor, *, tol: float, max_products: int = 100, restart: int = 30
-) -> Krylov:
+def gmres(product: Callable[[Tensor], Tensor], b: Tensor, *, tol: float, max_products: int = 100, restart: int = 30) -> Krylov:
     """Solve A·x = b for independent systems at once by restarted GMRES.
 
     Args:
