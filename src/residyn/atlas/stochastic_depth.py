@@ -248,8 +248,7 @@ def _summary(runs: dict[str, list[_Run]], findings: list[Finding], plan: _Plan) 
 def _figures(runs: dict[str, list[_Run]], plan: _Plan) -> list[Figure]:
     x = [float(c) for c in _counts(plan)]
     curves = [
-        Series(NAMES[kind], x, [_mean([r.removed[i] for r in runs[kind]]) for i in range(len(x))], "points")
-        for kind in KINDS
+        Series(NAMES[kind], x, [_mean([r.removed[i] for r in runs[kind]]) for i in range(len(x))], "points") for kind in KINDS
     ]
     curves.append(Series("guessing", [x[0], x[-1]], [0.1, 0.1]))
     keep = survival(plan.depth, RATE)

@@ -23,7 +23,7 @@ from residyn.schemes.problem import Rhs
 
 @dataclass(frozen=True)
 class ImplicitTableau:
-    """A diagonally implicit tableau: row i of `a` has i+1 entries, the last one (γ, or 0 for an explicit stage) its own weight."""
+    """A diagonally implicit tableau: row i of `a` has i+1 entries, the last its own weight: γ, or 0 for an explicit stage."""
 
     c: tuple[float, ...]
     a: tuple[tuple[float, ...], ...]
@@ -324,7 +324,7 @@ def _predictor(nodes: tuple[float, ...]) -> tuple[float, ...]:
 
 @functools.lru_cache(maxsize=64)
 def _stability(tableau: ImplicitTableau) -> Rational:
-    """Coefficients of det(I - zA + z·1·bᵀ) and det(I - zA), by the characteristic polynomials of A - 1·bᵀ and A."""
+    """R = det(I - zA + z·1·bᵀ)/det(I - zA), by the characteristic polynomials of A - 1·bᵀ and A."""
     s = len(tableau.b)
     a = np.zeros((s, s))
     for i, row in enumerate(tableau.a):
@@ -360,7 +360,11 @@ _G = 0.26
 
 
 class Kvaerno5(DiagonallyImplicit):
-    """Kværnø's 5(4): seven stages, the first explicit, A- and L-stable, stiffly accurate, doi:10.1023/B:BITN.0000046811.70614.38."""
+    """Kværnø's 5(4): seven stages, the first explicit, A- and L-stable, stiffly accurate.
+
+    Reference:
+        Kværnø (2004), doi:10.1023/B:BITN.0000046811.70614.38.
+    """
 
     order = 5
     error_order = 4
