@@ -105,7 +105,9 @@ class _Bidiagonal:
             first, second, component = self._before
             residual = grew[-1] * component
             gap = torch.maximum(first - second, residual).clamp(min=1e-300)
-            self._bound = (residual**2 / gap - (s[:, 0] - first)).clamp(min=0.0)
+            bound, gain = residual**2 / gap, s[:, 0] - first
+            # A bound that the gain has overtaken was wrong: the gap was to a value that is itself still rising.
+            self._bound = torch.where(gain > bound, gain, (bound - gain).maximum(gain / 10))
         component = (vh[:, 0, -1] if grew is self.betas else u[:, -1, 0]).abs()
         self._before = (s[:, 0], s[:, 1] if s.shape[1] > 1 else torch.zeros_like(s[:, 0]), component)
         self.values.append(s[:, 0])
@@ -155,7 +157,7 @@ def lanczos(
     Args:
         apply: A = Aᵀ, on `(1, n)`.
         start: Unit vector, `(1, n)`.
-        tolerance: Error to stop at, relative to the largest modulus seen, estimated as r²/gap.
+        tolerance: Error to stop at, relative to the largest modulus seen, estimated as 10·r²/gap, since the gap is to a value that still rises.
         scale: A modulus that counts as seen.
         limit: Products at most.
         enough: Stop as soon as the value exceeds this times the largest modulus.
@@ -181,10 +183,10 @@ def lanczos(
             top = max(top, float(values[-1]))
             residual = float(beta * vectors[-1, -1].abs())
             gap = max(float(values[-1] - values[-2]) if len(values) > 1 else 0.0, residual)
-            done = residual == 0.0 or residual**2 <= tolerance * scale * gap or top > enough * scale
+            done = residual == 0.0 or 10 * residual**2 <= tolerance * scale * gap or top > enough * scale
             off.append(float(beta))
             if done or spent >= limit:
-                return Extreme(torch.tensor([top]).double(), combination(vectors[:, -1:].T, basis), done), scale
+                return Extreme(torch.tensor([top], dtype=torch.float64), combination(vectors[:, -1:].T, basis), done), scale
             basis.append(v)
         start = combination(vectors[:, -1:].T, basis[:-1])
 
