@@ -140,6 +140,8 @@ def denoise(image: I, *, snr: float | None = None) -> I:
     """
     planes = as_planes(image)
     variance = planes.var(dim=(-2, -1), correction=0)
+    if snr == math.inf:
+        return like(planes, image)
     if snr is None:
         noise = torch.full_like(variance, noise_level(image) ** 2)
     else:
