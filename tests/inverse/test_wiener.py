@@ -96,8 +96,8 @@ def test_denoising_comes_near_the_filter_that_knows(sigma):
 def test_known_snr_is_used():
     noisy = smooth() + noise((128, 160))
     assert torch.equal(denoise(noisy, snr=math.inf), noisy)
-    assert float(denoise(noisy, snr=0.0).std()) < 0.35  # what is above the noise floor by chance stays
-    assert float(denoise(noisy, snr=0.0).mean()) == pytest.approx(float(noisy.mean()), abs=0.02)
+    # no signal at all leaves the mean; float64 sums of 20,000 pixels
+    assert torch.allclose(denoise(noisy, snr=0.0), noisy.mean(), atol=1e-12)
 
 
 def test_types_come_back():
