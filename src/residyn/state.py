@@ -129,7 +129,7 @@ class Layout:
         if dtypes != self.dtypes:
             want_dtypes, got_dtypes = list(map(str, self.dtypes)), list(map(str, dtypes))
             raise InputError(
-                f"`f` must return tensors of the dtypes in x, {want_dtypes}, got {got_dtypes}; convert x0 or the parameters of f"
+                f"`f` must return tensors of the dtypes in x, {want_dtypes}, got {got_dtypes}; convert x0 or what f returns"
             )
         return self._row(items)
 
