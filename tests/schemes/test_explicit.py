@@ -169,7 +169,7 @@ def test_there_and_back(scheme):
     there = rd.solve(riccati, x0, [0.0, 1.0], scheme=scheme, control=rd.Fixed(steps=n)).x[-1]
     back = rd.solve(riccati, there, [1.0, 0.0], scheme=scheme, control=rd.Fixed(steps=n)).x[-1]
     # Twice the global error: about h^p times a constant of size one.
-    torch.testing.assert_close(back, x0, rtol=0, atol=2 * n ** -scheme.order + 1e-13)
+    torch.testing.assert_close(back, x0, rtol=0, atol=2 * n**-scheme.order + 1e-13)
 
 
 @each_scheme
