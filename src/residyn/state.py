@@ -127,9 +127,9 @@ class Layout:
             raise InputError(f"`f` must return tensors of the shapes in x, {want}, got {got}; return dx/dt for each of them")
         dtypes = tuple(item.dtype for item in items)
         if dtypes != self.dtypes:
-            want_dtypes, got_dtypes = list(map(str, self.dtypes)), list(map(str, dtypes))
+            expected, found = list(map(str, self.dtypes)), list(map(str, dtypes))
             raise InputError(
-                f"`f` must return tensors of the dtypes in x, {want_dtypes}, got {got_dtypes}; convert x0 or what f returns"
+                f"`f` must return tensors of the dtypes in x, {expected}, got {found}; convert x0 or the parameters of f"
             )
         return self._row(items)
 

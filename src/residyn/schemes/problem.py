@@ -39,8 +39,11 @@ class Rhs:
         if first is not None and first[1] is x and first[0] is t and not torch.is_grad_enabled():
             return first[2]
         self.evaluations += 1
-        if not self.timeless and isinstance(t, float):
-            t = torch.scalar_tensor(t, dtype=self._time_dtype, device=self._device)
+        if not self.timeless:
+            if isinstance(t, float):
+                t = torch.scalar_tensor(t, dtype=self._time_dtype, device=self._device)
+            elif t.dtype != self._time_dtype:  # samples' own times are kept in double precision
+                t = t.to(self._time_dtype)
         if self.layout is None:
             k = self.f(t, x, *self.args)
         else:
@@ -142,9 +145,8 @@ class Problem:
 
 def value(report: Report, step: Step, x1: Tensor) -> Tensor:
     """The state at a reported time within a step; only the rows that are meant."""
-    if report.rows is None:
-        return x1 if isinstance(report.theta, float) and report.theta == 1.0 else step.dense(report.theta)
-    return step.dense(report.theta)[report.rows]
+    whole = x1 if isinstance(report.theta, float) and report.theta == 1.0 else step.dense(report.theta)
+    return whole if report.rows is None else whole[report.rows]
 
 
 class Outputs:
