@@ -13,7 +13,7 @@ from residyn.branch import Autonomous
 from residyn.errors import InputError
 from residyn.results import Outcome
 from residyn.schemes.base import Scheme, Step, Time
-from residyn.state import Layout, leaves
+from residyn.state import Layout
 
 if TYPE_CHECKING:
     from residyn.schemes.control import Control
@@ -29,8 +29,9 @@ class Rhs:
         real = like.dtype.to_real() if like.dtype.is_complex else like.dtype
         self._time_dtype = real if real.itemsize >= 4 else torch.float32
         self._device = like.device
-        self._timeless = isinstance(f, Autonomous)
+        self.timeless = isinstance(f, Autonomous)
         self._first: tuple[Time, Tensor, Tensor] | None = None
+        self.coupled: bool | None = None  # whether samples depend on each other; found by the scheme that must know
 
     def __call__(self, t: Time, x: Tensor) -> Tensor:
         """f(t, x); a float time is made a tensor, once, where f may look at it."""
@@ -38,12 +39,12 @@ class Rhs:
         if first is not None and first[1] is x and first[0] is t and not torch.is_grad_enabled():
             return first[2]
         self.evaluations += 1
-        if not self._timeless and isinstance(t, float):
+        if not self.timeless and isinstance(t, float):
             t = torch.scalar_tensor(t, dtype=self._time_dtype, device=self._device)
         if self.layout is None:
             k = self.f(t, x, *self.args)
         else:
-            k = self.layout.pack(self._checked_tree(self.f(t, self.layout.unpack(x), *self.args)))
+            k = self.layout.pack_slope(self.f(t, self.layout.unpack(x), *self.args))
         if type(k) is not Tensor and not isinstance(k, Tensor):
             raise InputError(f"`f` must return a tensor like x, got {type(k).__name__}; return dx/dt")
         if k.shape != self.shape or k.dtype != self.dtype:
@@ -60,14 +61,6 @@ class Rhs:
     def forget(self) -> None:
         """Let go of what `remember` kept."""
         self._first = None
-
-    def _checked_tree(self, tree: Any) -> Any:
-        assert self.layout is not None
-        shapes = tuple(leaf.shape for leaf in leaves(tree, "f(t, x)"))
-        if shapes != self.layout.shapes:
-            want, got = [tuple(s) for s in self.layout.shapes], [tuple(s) for s in shapes]
-            raise InputError(f"`f` must return tensors of the shapes in x, {want}, got {got}; return dx/dt for each of them")
-        return tree
 
     def _mismatch(self, k: Tensor) -> str:
         if k.shape != self.shape:
