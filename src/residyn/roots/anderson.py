@@ -73,7 +73,9 @@ class _Mixing(Update):
         residuals = self.residuals[:, :used]
         products = torch.bmm(residuals, self.pair.mT)  # (B, used, 2): one row of the Gram matrix and the right side
         self.gram[:, :used, slot] = self.gram[:, slot, :used] = products[:, :, 1]
-        return torch.baddbmm(gx.unsqueeze(1), self._weights(used, products[:, :, 0]), self.values[:, :used], alpha=-1).squeeze(1)
+        return torch.baddbmm(gx.unsqueeze(1), self._weights(used, products[:, :, 0]), self.values[:, :used], alpha=-1).squeeze(
+            1
+        )
 
     def _weights(self, used: int, right: Tensor) -> Tensor:
         """γ of each sample, `(B, 1, used)`; zero, the plain iteration, where the differences have degenerated."""

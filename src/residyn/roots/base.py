@@ -70,8 +70,8 @@ class RootFinder(abc.ABC):
     Args:
         tol: Relative tolerance on the worst sample, in (0, 1).
         max_iterations: Calls of g before giving up.
-        patience: A sample whose residual has not fallen by 0.1 % between two checks this many calls apart has stalled; the solve
-            ends when every sample has converged or stalled.
+        patience: A sample whose residual has not fallen by 0.1 % between two checks this many calls apart has stalled; the
+            solve ends when every sample has converged or stalled.
 
     Raises:
         InputError: If a value breaks its rule.

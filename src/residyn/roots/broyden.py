@@ -16,8 +16,8 @@ class Broyden(RootFinder):
     """Broyden's good method: a Newton step with an inverse Jacobian learnt, sample by sample, from the steps taken.
 
     With r(x) = g(x) - x, a step s that changed r by y turns the inverse H of ∂r/∂x, at first -I, into
-    H + (s - H·y)·sᵀH / (sᵀH·y); the next step is -H·r. A step after which the residual is more than `growth` times the smallest one
-    so far is not taken: H learns from it all the same, and the step from where it began is tried again at half the length.
+    H + (s - H·y)·sᵀH / (sᵀH·y); the next step is -H·r. A step after which the residual is more than `growth` times the
+    smallest one so far is not taken: H learns from it all the same, and from where it began a step of half the length is tried.
 
     Args:
         memory: Steps that H remembers; when full it starts again from -I.

@@ -17,8 +17,8 @@ class Newton(RootFinder):
     """Newton's method: x ← x + λ·(I - ∂g/∂x)⁻¹·(g(x) - x), with λ halved, sample by sample, until the residual falls.
 
     Up to 256 unknowns a sample the Jacobian is written out; above, the linear system is solved by GMRES with products ∂g/∂x·v.
-    A map that couples the samples of a batch is noticed and solved as one system. Where the Jacobian is singular the step is the
-    shortest that solves the equation best, and the `reason` of a `Root` that has not converged says so.
+    A map that couples the samples of a batch is noticed and solved as one system. Where the Jacobian is singular the step is
+    the shortest that solves the equation best, and the `reason` of a `Root` that has not converged says so.
 
     Args:
         linear_tol: Relative residual that GMRES goes for; smaller costs more products and saves evaluations.
