@@ -97,7 +97,7 @@ class Shrink:
             shrunk: Any = Residual(torch.neg, self.lam)(logits)
         else:
             shrunk = np.asarray(logits) * np.asarray(1.0 - self.lam, dtype=np.asarray(logits).dtype)
-        return shrunk  # type: ignore[no-any-return]
+        return shrunk
 
 
 def stationarity(logits: Scores, labels: Labels, lam: float) -> tuple[float, float]:

@@ -306,7 +306,7 @@ class _KrylovSolver:
 
 @functools.lru_cache(maxsize=64)
 def _predictor(nodes: tuple[float, ...]) -> tuple[float, ...]:
-    """Weights of the earlier slopes in the guess of the last: an equal node's own, else the parabola through the first three."""
+    """Weights of the earlier slopes in the guess of the last: those of an equal node, else of the parabola through three."""
     *earlier, node = nodes
     for j in reversed(range(len(earlier))):
         if earlier[j] == node:
