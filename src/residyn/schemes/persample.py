@@ -61,6 +61,9 @@ def march_per_sample(control: Adaptive, problem: Problem, x0: Tensor) -> Iterato
         stats.rejected += not all_accepted
         if any_tiny:
             problem.outcome = _failed(problem, "step_underflow", tiny, t, x, h)
+            if step.failed is not None and problem.outcome.kind == "step_underflow" and bool((step.failed & tiny).any()):
+                fix = "f jumps there or is not defined beyond: end before it"
+                problem.outcome = failure.root_failed(problem, t, h, step.failed & tiny, fix)
             return
         reports, slot = _reports(times, slot, passed, t, t1) if any_passed else ((), slot)
         mask = None if all_accepted else accept
