@@ -41,8 +41,7 @@ class Rhs:
         if first is not None and first[1] is x and first[0] is t and not torch.is_grad_enabled():
             return first[2]
         self.evaluations += 1
-        if not self.timeless and isinstance(t, float):
-            t = torch.scalar_tensor(t, dtype=self._time_dtype, device=self._device)
+        t = self.time(t)
         if self.layout is None:
             k = self.f(t, x, *self.args)
         else:
@@ -52,6 +51,12 @@ class Rhs:
         if k.shape != self.shape or k.dtype != self.dtype:
             raise InputError(self._mismatch(k))
         return k
+
+    def time(self, t: Time) -> Time:
+        """A time as f sees it: a tensor, where f may look at it."""
+        if self.timeless or not isinstance(t, float):
+            return t
+        return torch.scalar_tensor(t, dtype=self._time_dtype, device=self._device)
 
     def remember(self, t: Time, x: Tensor) -> Tensor:
         """f(t, x) without autograd, kept for the first stage of the first step, which may ask for the same."""
