@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from residyn.branch import autonomous
     from residyn.errors import InputError, MissingExtraError, ResidynError, SolveError
     from residyn.flow import Equilibrium, Flow, Solution, solve
-    from residyn.gradients import Backprop, Checkpoint, Implicit, Replay
+    from residyn.gradients import Adjoint, Backprop, Checkpoint, Implicit, Replay
     from residyn.results import Estimate, Finding, Outcome, Result
     from residyn.roots import Anderson, FixedPoint
     from residyn.schemes import RK4, Adaptive, Dopri5, Dopri8, Euler, Fixed, Heun, Midpoint, Tsit5
@@ -26,7 +26,7 @@ _HOMES = {
     "residyn.branch": ("autonomous",),
     "residyn.errors": ("InputError", "MissingExtraError", "ResidynError", "SolveError"),
     "residyn.flow": ("Equilibrium", "Flow", "Solution", "solve"),
-    "residyn.gradients": ("Backprop", "Checkpoint", "Implicit", "Replay"),
+    "residyn.gradients": ("Adjoint", "Backprop", "Checkpoint", "Implicit", "Replay"),
     "residyn.results": ("Estimate", "Finding", "Outcome", "Result"),
     "residyn.roots": ("Anderson", "FixedPoint"),
     "residyn.schemes": ("RK4", "Adaptive", "Dopri5", "Dopri8", "Euler", "Fixed", "Heun", "Midpoint", "Tsit5"),
@@ -40,6 +40,7 @@ _SUBPACKAGES = frozenset(
 __all__ = [
     "RK4",
     "Adaptive",
+    "Adjoint",
     "Anderson",
     "Backprop",
     "Checkpoint",
