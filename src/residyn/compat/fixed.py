@@ -13,7 +13,7 @@ from torch import Tensor
 
 from residyn.compat.inputs import Field, Inputs, Nudged, Time
 from residyn.compat.located import Interval
-from residyn.schemes.explicit import Stages
+from residyn.schemes.explicit import combine
 from residyn.schemes.tableaus import Tableau
 
 OPTIONS = ("norm", "step_size", "grid_constructor", "interp", "perturb")
@@ -34,8 +34,13 @@ class Explicit:
     tableau: Tableau
 
     def __call__(self, f: Callable[[Time, Tensor], Tensor], t0: Time, t1: Time, y0: Tensor, f0: Tensor) -> Tensor:
-        """The state at t1."""
-        return Stages(self.tableau, f, t0, t1, y0, f0).x1
+        """The state at t1; the change is summed first, so that the state itself is rounded once a step."""
+        h = t1 - t0
+        weight = h.to(y0.dtype) if isinstance(h, Tensor) else h
+        ks = [f0]
+        for c, row in zip(self.tableau.c[1:], self.tableau.a[1:], strict=True):
+            ks.append(f(t1 if c == 1.0 else t0 + c * h, combine(y0, weight, row, ks)))
+        return y0 + combine(None, weight, self.tableau.b, ks)
 
 
 class Taken(NamedTuple):

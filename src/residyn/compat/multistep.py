@@ -10,10 +10,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from residyn.compat.fixed import Explicit
 from residyn.compat.implicit import NOT_CONVERGED
 from residyn.compat.inputs import Inputs, Time
 from residyn.compat.tableaus import RK38, adams
-from residyn.schemes.explicit import Stages
 
 OPTIONS = ("max_iters", "max_order")
 _LEAST, _MOST = 4, 12
@@ -44,7 +44,7 @@ class Adams:
         self.slopes.appendleft(f0)
         order = min(len(self.slopes), self.max_order - 1)
         if order < _LEAST - 1:
-            return Stages(RK38, f, t0, t1, y0, f0).x1
+            return Explicit(RK38)(f, t0, t1, y0, f0)
         h = (t1 - t0).to(y0.dtype) if isinstance(t1, Tensor) and isinstance(t0, Tensor) else t1 - t0
         change = h * _sum(_weights(order, implicit=False), self.slopes)
         if not self.implicit:
