@@ -181,7 +181,10 @@ def _problem(
     _check_order_of_arguments(f)
     own_times = isinstance(t, Tensor) and t.ndim == 2
     batched = own_times or (isinstance(control, Adaptive) and control.per_sample)
-    layout = None if isinstance(x0, Tensor) else Layout.of(x0, batched=batched)
+    if isinstance(control, Adaptive):
+        scheme = scheme.tuned(control.rtol, control.atol)
+    as_real = scheme.real_state and any(leaf.is_complex() for leaf in leaves(x0))
+    layout = None if isinstance(x0, Tensor) and not as_real else Layout.of(x0, batched=batched, as_real=as_real)
     row = x0 if layout is None else layout.pack(x0)
     _check_state(row, batched)
     times = _times(t, row, batched)

@@ -67,7 +67,7 @@ class Layout:
     as_real: bool
 
     @classmethod
-    def of(cls, tree: State, *, batched: bool) -> Layout:
+    def of(cls, tree: State, *, batched: bool, as_real: bool = False) -> Layout:
         """The layout of a state.
 
         Raises:
@@ -87,7 +87,7 @@ class Layout:
         if batched and len({item.shape[:1] for item in items}) > 1:
             shapes = [tuple(item.shape) for item in items]
             raise InputError(f"`x0` must have the same number of samples in each tensor, (B, …), got shapes {shapes}")
-        as_real = len(set(dtypes)) > 1
+        as_real = as_real or len(set(dtypes)) > 1
         return cls(tree, tuple(item.shape for item in items), dtypes, batched, as_real)
 
     def pack(self, tree: State) -> Tensor:

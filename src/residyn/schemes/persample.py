@@ -131,7 +131,8 @@ def _failed(problem: Problem, kind: OutcomeKind, which: Tensor, t: Tensor, x: Te
         message = f"f(t, x) returned nan or inf at t = {time:.6g} with h = {step:.6g}, in {place}"
         return Outcome("non_finite", message, "see what f computes there", time, step, component, row)
     if kind == "max_steps":
-        message = f"the steps ran out: {problem.stats.accepted + problem.stats.rejected} were tried and {place} has reached only t = {time:.6g}, h = {step:.6g}"
+        tried = problem.stats.accepted + problem.stats.rejected
+        message = f"{tried} steps were tried and {place} has reached only t = {time:.6g}, h = {step:.6g}"
         fix = "raise `max_steps`, loosen rtol and atol, or use an implicit scheme if the problem is stiff"
         return Outcome("max_steps", message, fix, time, step, component, row)
     message = f"the step size of {place} fell to {step:.6g} at t = {time:.6g}"
