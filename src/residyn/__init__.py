@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         Dopri5,
         Dopri8,
         Euler,
+        Event,
         Fixed,
         Heun,
         Kvaerno5,
@@ -49,6 +50,7 @@ _HOMES = {
         "Dopri5",
         "Dopri8",
         "Euler",
+        "Event",
         "Fixed",
         "Heun",
         "Kvaerno5",
@@ -60,7 +62,10 @@ _HOMES = {
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 _SUBPACKAGES = frozenset(
-    "analysis atlas branch calibrate errors flow gradients inverse nets report results roots schemes step testing".split()
+    (
+        "analysis atlas branch calibrate compat errors flow gradients interpolation inverse nets report results roots schemes "
+        "step testing"
+    ).split()
 )
 
 __all__ = [
@@ -76,6 +81,7 @@ __all__ = [
     "Equilibrium",
     "Estimate",
     "Euler",
+    "Event",
     "Finding",
     "Fixed",
     "FixedPoint",

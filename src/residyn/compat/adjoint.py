@@ -20,6 +20,7 @@ class Adjoint(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, inputs: Inputs, settings: dict[str, Any], y0: Tensor, t: Tensor, *params: Tensor) -> Any:
+        """Solve, and keep the reported states."""
         ctx.inputs, ctx.params_count, ctx.settings = inputs, len(params), settings
         ctx.adjoint_options = settings["options"]
         ctx.moved = t.requires_grad
@@ -38,6 +39,7 @@ class Adjoint(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+        """Solve the augmented system from each reported time to the one before."""
         t, y, *params = ctx.saved_tensors
         grad, inputs = grads[-1], ctx.inputs
         solve: _Solve = ctx.settings["solve"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -50,6 +51,6 @@ def attach(
     if not torch.is_grad_enabled():
         return time, state
     g = value(time, row)
-    moved = -(g - g.detach()) / speed  # zero in value
+    moved = -(g - g.detach()) / torch.where(speed == 0, math.inf, speed)  # zero in value
     row = row + moved.to(row.dtype) * slope
     return time + moved.to(time.dtype), row if shapes is None else unpack(row, shapes)

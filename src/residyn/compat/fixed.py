@@ -1,4 +1,4 @@
-"""Marches over a given grid of times, with torchdiffeq's options: step size or grid constructor, perturbation, interpolation."""
+"""Marches over a given grid of times, with torchdiffeq's options: step size or constructor, perturbation, interpolation."""
 
 from __future__ import annotations
 

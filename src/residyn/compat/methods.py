@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from residyn.compat import adaptive, fixed, implicit, multistep, scipy_solver

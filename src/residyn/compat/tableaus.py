@@ -66,15 +66,14 @@ _W = math.sqrt(2) / 4
 _R3, _R6, _R15 = math.sqrt(3), math.sqrt(6), math.sqrt(15)
 
 # Hairer & Wanner (1996), "Solving Ordinary Differential Equations II", IV.5: Gauss and Radau IIA.
-# Alexander (1977), doi:10.1137/0714068: the two-stage SDIRK. Hosea & Shampine (1996), doi:10.1016/0168-9274(95)00115-8: TR-BDF2.
+# Alexander (1977), doi:10.1137/0714068: the two-stage SDIRK.
+# Hosea & Shampine (1996), doi:10.1016/0168-9274(95)00115-8: TR-BDF2.
 IMPLICIT = {
     "implicit_euler": Implicit((1.0,), ((1.0,),), (1.0,)),
     "implicit_midpoint": Implicit((0.5,), ((0.5,),), (1.0,)),
     "trapezoid": Implicit((0.0, 1.0), ((0.0, 0.0), (0.5, 0.5)), (0.5, 0.5)),
     "radauIIA3": Implicit((1 / 3, 1.0), ((5 / 12, -1 / 12), (3 / 4, 1 / 4)), (3 / 4, 1 / 4)),
-    "gl4": Implicit(
-        (0.5 - _R3 / 6, 0.5 + _R3 / 6), ((1 / 4, 1 / 4 - _R3 / 6), (1 / 4 + _R3 / 6, 1 / 4)), (0.5, 0.5)
-    ),
+    "gl4": Implicit((0.5 - _R3 / 6, 0.5 + _R3 / 6), ((1 / 4, 1 / 4 - _R3 / 6), (1 / 4 + _R3 / 6, 1 / 4)), (0.5, 0.5)),
     "radauIIA5": Implicit(
         (0.4 - _R6 / 10, 0.4 + _R6 / 10, 1.0),
         (

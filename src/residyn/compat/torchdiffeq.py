@@ -121,19 +121,12 @@ def odeint_adjoint(
             "func must be an instance of nn.Module, whose parameters get gradients, or `adjoint_params` must name the tensors "
             f"that do (`adjoint_params=()` if there are none), got {type(func).__name__}"
         )
-    if adjoint_method is not None and adjoint_method != method and options is not None and adjoint_options is None:
-        raise ValueError(
-            "`adjoint_options` must be given where `adjoint_method != method` and `options` are: they cannot be inferred from "
-            "those of another method"
-        )
-    if adjoint_options is None:
-        adjoint_options = {key: item for key, item in (options or {}).items() if key != "norm"}
-    settings = {
+    settings: dict[str, Any] = {
         "solve": odeint,
         "rtol": rtol if adjoint_rtol is None else adjoint_rtol,
         "atol": atol if adjoint_atol is None else adjoint_atol,
         "method": method if adjoint_method is None else adjoint_method,
-        "options": dict(adjoint_options),
+        "options": _adjoint_options(method, options, adjoint_method, adjoint_options),
     }
     given = _parameters(func) if adjoint_params is None else list(adjoint_params)
     params = tuple(item for item in given if item.requires_grad)
@@ -232,6 +225,19 @@ def odeint_dense(
 
 def _shaped(inputs: Inputs, rows: Tensor) -> Any:
     return rows if inputs.shapes is None else unpack(rows, inputs.shapes)
+
+
+def _adjoint_options(
+    method: str | None, options: dict[str, Any] | None, adjoint_method: str | None, asked: dict[str, Any] | None
+) -> dict[str, Any]:
+    if asked is not None:
+        return dict(asked)
+    if adjoint_method is not None and adjoint_method != method and options is not None:
+        raise ValueError(
+            "`adjoint_options` must be given where `adjoint_method != method` and `options` are: they cannot be inferred from "
+            "those of another method"
+        )
+    return {key: item for key, item in (options or {}).items() if key != "norm"}
 
 
 def _parameters(func: Callable[..., Any]) -> list[Tensor]:

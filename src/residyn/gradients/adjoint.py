@@ -76,6 +76,10 @@ class Adjoint(GradientMode):
                 "`gradient` must not be Adjoint() where f draws random numbers, got one that does; use Replay(), which draws "
                 "the same ones again"
             )
+        if problem.watch is not None and isinstance(problem.times[0], Tensor):
+            raise InputError(
+                "`gradient` must not be Adjoint() where samples on steps of their own have events, got both; use Replay()"
+            )
         if not used.tensors and not problem.x0.requires_grad:
             return Backprop().march(problem)
         reported: Tensor = _Adjoint.apply(self, problem, used, problem.x0, *used.tensors)  # type: ignore[no-untyped-call]
@@ -120,7 +124,10 @@ class _Joint:
         self.problem, self.used, self.wrt, self.seminorm = problem, used, wrt, mode.seminorm
         self.scheme = mode.scheme or problem.scheme
         self.control = mode.control or problem.control
+        if isinstance(self.control, Adaptive):
+            self.scheme = self.scheme.tuned(self.control.rtol, self.control.atol)
         self.totals: list[Tensor | None] = [None] * len(wrt)
+        self.times = reported_times(problem)
         self._checked = False
 
     def back(self, i: int, x: Tensor, a: Tensor) -> Tensor:
@@ -131,10 +138,10 @@ class _Joint:
             for g, w in zip(self.totals, self.wrt, strict=True)
         ]
         state = (x, a.to(x.dtype), *sums)
-        layout = Layout.of(state, batched=False)
+        layout = Layout.of(state, batched=False, as_real=self.scheme.real_state)
         row = layout.pack(state)
         field = Rhs(self._field, (), layout, row)
-        times = [self.problem.times[i], self.problem.times[i - 1]]
+        times = [self.times[i], self.times[i - 1]]
         leg = Problem(field, self.scheme, self._weighted(layout, row), times, row)
         for taken in leg.march(row):
             row = taken.x1
@@ -184,7 +191,7 @@ class _PerSample(_Joint):
     def back(self, i: int, x: Tensor, a: Tensor) -> Tensor:
         """a at reported time i - 1, as `_Joint.back`."""
         state = (x, a.to(x.dtype))
-        layout = Layout.of(state, batched=True)
+        layout = Layout.of(state, batched=True, as_real=self.scheme.real_state)
         row = layout.pack(state)
         field = Rhs(self._pair, (), layout, row)
         times = [self.problem.times[j].reshape(-1, 1) for j in (i, i - 1)]
@@ -217,6 +224,18 @@ class _PerSample(_Joint):
                 if item is not None:
                     so_far = self.totals[j]
                     self.totals[j] = item.clone() if so_far is None else so_far.add_(item)
+
+
+def reported_times(problem: Problem) -> list[Any]:
+    """The times of all values that a march with shared steps reported, events included."""
+    if problem.watch is None or isinstance(problem.times[0], Tensor):
+        return problem.times
+    times = problem.times[:1]
+    for leg in problem.legs:
+        for report in leg.reports:
+            there = leg.t0 + report.theta * (leg.t1 - leg.t0)
+            times.append(there if report.event is not None else problem.times[report.slot])
+    return times
 
 
 def _see(leg: Problem) -> None:

@@ -37,6 +37,8 @@ def march_per_sample(control: Adaptive, problem: Problem, x0: Tensor) -> Iterato
         ulp = 4 * torch.finfo(t.dtype).eps
     exponent = -1.0 / (scheme.error_order + 1)
     for _ in range(control.max_steps):
+        if problem.stopped is not None:  # a sample that met its terminal event has arrived
+            end = torch.where(problem.stopped, t, end)
         left = (end - t) * sign
         t1 = torch.where(h * 1.01 >= left, end, t + h * sign)
         step = scheme.step(f, t, t1, x, state)
