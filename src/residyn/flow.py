@@ -174,7 +174,8 @@ def solve(
 
 def _marched(problem: Problem, gradient: GradientMode, watched: tuple[Event, ...], t: Any) -> tuple[Tensor, list[Occurrence]]:
     """The reported states and the events, with their gradients; those by the times too, if `t` wants any."""
-    start, moved, met = problem.x0, isinstance(t, Tensor) and t.requires_grad, []
+    met: list[Occurrence] = []
+    start, moved = problem.x0, isinstance(t, Tensor) and t.requires_grad
     if moved:
         problem.x0 = _shift_start(problem, t)
     problem.watch = Watch(problem, watched) if watched else None

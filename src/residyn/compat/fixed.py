@@ -110,7 +110,7 @@ class Grid:
         sign = 1.0 if wanted[-1] > wanted[0] else -1.0
         values = [y0]
         for taken in self._steps(iter(times), y0):
-            end = float(taken.t1)
+            end = _number(taken.t1)
             dense: Callable[[Time], Tensor] | None = None
             while slot < len(wanted) and sign * (end - wanted[slot]) >= 0:
                 if wanted[slot] == end:
@@ -126,7 +126,7 @@ class Grid:
     def _grid(self, y0: Tensor, t: Tensor) -> Tensor:
         constructor = self.inputs.options.get("grid_constructor")
         if self.size is not None:
-            span = t[-1] - t[0]
+            span = (t[-1] - t[0]).detach()
             count = math.ceil(abs(float(span)) / float(self.size))
             size = math.copysign(float(self.size), float(span))
             inner = torch.arange(count, dtype=t.dtype, device=t.device) * size + t[0]
@@ -150,8 +150,12 @@ class Grid:
             return interval.time(start), y0
         times = (start + i * size for i in range(_MOST_STEPS + 1))
         for taken in self._steps(times, y0, tell=False):
-            t0, t1 = float(taken.t0), float(taken.t1)
+            t0, t1 = _number(taken.t0), _number(taken.t1)
             found = interval.crossing(t0, t1, taken.y1, taken.dense(self.interp, self.inputs.f))
             if found is not None:
                 return found
         raise RuntimeError(f"Reached maximum number of iterations {_MOST_STEPS}.")
+
+
+def _number(t: Time) -> float:
+    return t if isinstance(t, float) else float(t.detach())
