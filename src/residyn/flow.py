@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import warnings
 from collections.abc import Callable, Sequence
@@ -20,6 +21,7 @@ from residyn.gradients.replay import Replay
 from residyn.results import Outcome
 from residyn.roots.base import Root, RootFinder
 from residyn.roots.fixed_point import Anderson
+from residyn.schemes import failure
 from residyn.schemes.base import Scheme
 from residyn.schemes.collapse import collapse
 from residyn.schemes.control import Adaptive, Control, Fixed, default_control
@@ -151,38 +153,42 @@ def solve(
     >>> round(float(solution.x[-1]), 5)
     0.36788
     """
-    scheme = scheme or Dopri5()
-    problem = _problem(f, x0, t, args, scheme, control)
+    times = _as_tensor(t)
+    problem = _problem(f, x0, times, args, Dopri5() if scheme is None else scheme, control)
+    gradient = Replay() if gradient is None else gradient
+    if not isinstance(gradient, GradientMode):
+        raise InputError(f"`gradient` must be a gradient mode such as Replay(), got {gradient!r}; pass an instance")
     watched = _events(event)
-    collapsed = _collapsed(problem) if not watched else None
+    collapsed = None if times.requires_grad or watched else _collapsed(problem)
     met: list[Occurrence] = []
     if collapsed is None:
-        x, met = _marched(problem, gradient or Replay(), watched, t)
+        x, met = _marched(problem, gradient, watched, times)
     else:
         x = collapsed
-    times = torch.as_tensor(t)
-    times = (times.T if times.ndim == 2 else times)[: len(x)]
+    reported = (times.T if times.ndim == 2 else times)[: len(x)]
     states = x if problem.f.layout is None else problem.f.layout.unpack(x)
     if met and met[-1].terminal and met[-1].samples is None:
-        times, states = _append(times, states, met[-1])
+        reported, states = _append(reported, states, met[-1])
     kept = problem if collapsed is None else None
-    solution = Solution(times, states, problem.stats, problem.outcome, tuple(met), kept)
+    solution = Solution(reported, states, problem.stats, problem.outcome, tuple(met), kept)
     if throw and not problem.outcome.ok:
         raise SolveError(problem.outcome)
     return solution
 
 
-def _marched(problem: Problem, gradient: GradientMode, watched: tuple[Event, ...], t: Any) -> tuple[Tensor, list[Occurrence]]:
-    """The reported states and the events, with their gradients; those by the times too, if `t` wants any."""
+def _marched(
+    problem: Problem, gradient: GradientMode, watched: tuple[Event, ...], times: Tensor
+) -> tuple[Tensor, list[Occurrence]]:
+    """The reported states and the events, with their gradients; those by the times too, if they want any."""
     met: list[Occurrence] = []
-    start, moved = problem.x0, isinstance(t, Tensor) and t.requires_grad
-    if moved:
-        problem.x0 = _shift_start(problem, t)
+    start = problem.x0
+    if times.requires_grad:
+        problem.x0 = _shift_start(problem, times)
     problem.watch = Watch(problem, watched) if watched else None
     x = gradient.march(problem)
     if watched:
         x, met = occurrences(problem, watched, x)
-    return (_shift_reports(problem, t, x, start) if moved else x), met
+    return (_shift_reports(problem, times, x, start) if times.requires_grad else x), met
 
 
 def _events(event: Event | Sequence[Event] | None) -> tuple[Event, ...]:
@@ -199,8 +205,20 @@ def _append(times: Tensor, states: State, end: Occurrence) -> tuple[Tensor, Stat
     return torch.cat([times.to(end.t), end.t[None]]), rebuild(states, items)
 
 
+def _as_tensor(t: Any) -> Tensor:
+    """The times as a tensor: as it came, or, of Python numbers, in double precision; tensors in a list keep their gradient."""
+    if isinstance(t, Tensor):
+        return t
+    try:
+        if isinstance(t, (list, tuple)) and any(isinstance(item, Tensor) for item in t):
+            return torch.stack([torch.as_tensor(item, dtype=torch.float64, device="cpu") for item in t])
+        return torch.as_tensor(t, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError):
+        raise InputError(f"`t` must be real times, (n,) or (B, n), got {t!r:.60}; write t=[0.0, 1.0] or a tensor") from None
+
+
 def _problem(
-    f: Callable[..., Any], x0: State, t: Any, args: tuple[Any, ...], scheme: Scheme, control: Control | None
+    f: Callable[..., Any], x0: State, t: Tensor, args: tuple[Any, ...], scheme: Scheme, control: Control | None
 ) -> Problem:
     """All checks, once; nothing deeper checks again."""
     if not isinstance(scheme, Scheme):
@@ -217,8 +235,9 @@ def _problem(
     if not isinstance(args, tuple):
         raise InputError(f"`args` must be a tuple, got {type(args).__name__}; write args=(a,) for one argument")
     _check_order_of_arguments(f)
-    own_times = isinstance(t, Tensor) and t.ndim == 2
-    batched = own_times or (isinstance(control, Adaptive) and control.per_sample)
+    if t.ndim == 2 and isinstance(control, Adaptive):
+        control = dataclasses.replace(control, per_sample=True)  # times of one's own are met by steps of one's own
+    batched = t.ndim == 2 or (isinstance(control, Adaptive) and control.per_sample)
     if isinstance(control, Adaptive):
         scheme = scheme.tuned(control.rtol, control.atol)
     as_real = scheme.real_state and any(leaf.is_complex() for leaf in leaves(x0))
@@ -248,16 +267,14 @@ def _check_state(x: Tensor, batched: bool) -> None:
         raise InputError(f"`x0` must not be empty, got shape {tuple(x.shape)}")
     if batched and x.ndim < 1:
         raise InputError("`x0` must have a sample axis, (B, …), for steps or times a sample, got a tensor without axes")
-    from residyn.schemes.failure import finite
-
-    if not finite(x):
+    if not failure.finite(x):
         at = int((~torch.isfinite(x)).flatten().to(torch.uint8).argmax())
         raise InputError(f"`x0` must be finite, got {x.flatten()[at].item()} at flat index {at}; clean the data first")
 
 
-def _times(t: Any, x: Tensor, batched: bool) -> list[Any]:
+def _times(t: Tensor, x: Tensor, batched: bool) -> list[Any]:
     """The times as floats, or, for samples on their own, as tensors `(B, 1, …)`."""
-    times = torch.as_tensor(t).detach()
+    times = t.detach()
     if times.is_complex() or times.dtype == torch.bool:
         raise InputError(f"`t` must be real, got {times.dtype}")
     hint = "" if times.ndim <= 1 else "; if x0 and t are swapped: solve(f, x0, t)"
@@ -268,17 +285,17 @@ def _times(t: Any, x: Tensor, batched: bool) -> list[Any]:
     if not bool(torch.isfinite(rows).all()):
         raise InputError("`t` must be finite, got nan or inf")
     if not bool(((steps > 0).all(1) | (steps < 0).all(1)).all()):
-        at = int(((steps == 0) | (torch.sign(steps) != torch.sign(steps[:, :1]))).any(0).to(torch.uint8).argmax())
-        pair = [round(v, 6) for v in rows[0, at : at + 2].tolist()]
-        raise InputError(
-            f"`t` must be strictly increasing or decreasing, got {pair} at index {at}; sort it, drop repeats{hint}"
-        )
+        wrong = (steps == 0) | (torch.sign(steps) != torch.sign(steps[:, :1]))
+        row, at = divmod(int(wrong.to(torch.uint8).argmax()), steps.shape[1])
+        pair = [float(f"{v:.9g}") for v in rows[row, at : at + 2].tolist()]
+        where = f"index {at}" if times.ndim == 1 else f"index {at} of sample {row}"
+        raise InputError(f"`t` must be strictly increasing or decreasing, got {pair} at {where}; sort it, drop repeats{hint}")
     if not batched:
         return list(rows[0].tolist())
     if times.ndim == 2 and len(times) != len(x):
         raise InputError(f"`t` must have a row for each sample, ({len(x)}, n), got shape {tuple(times.shape)}{hint}")
-    real = x.dtype.to_real() if x.is_complex() else x.dtype
-    rows = rows.expand(len(x), -1).to(x.device, real)
+    # in double precision, as the times all samples share are; not every device has it
+    rows = rows.expand(len(x), -1).to(x.device, torch.float32 if x.device.type == "mps" else torch.float64)
     return [column.reshape(len(x), *[1] * (x.ndim - 1)) for column in rows.unbind(1)]
 
 
@@ -289,11 +306,17 @@ def _collapsed(problem: Problem) -> Tensor | None:
         return None
     if f.args or f.layout is not None or isinstance(problem.times[0], Tensor):
         return None
-    problem.stats.accepted = control.steps * (len(problem.times) - 1)
     states = [problem.x0]
     for start, end in zip(problem.times, problem.times[1:], strict=False):
         states.append(collapse(f.f.branch, problem.scheme, (end - start) / control.steps, control.steps, states[-1]))
-    return torch.stack(states)
+    x = torch.stack(states)
+    if not failure.finite(x):
+        first = next(i for i, state in enumerate(states) if not failure.finite(state))
+        h = (problem.times[first] - problem.times[first - 1]) / control.steps
+        problem.outcome = failure.overflow(problem, problem.times[first - 1], h, states[first])
+        x = x[:first]
+    problem.stats.accepted = control.steps * (len(x) - 1)
+    return x
 
 
 def _shift_start(problem: Problem, t: Tensor) -> Tensor:

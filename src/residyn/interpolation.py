@@ -54,8 +54,8 @@ class Signal(abc.ABC):
         time = torch.as_tensor(t, dtype=real, device=self.u.device)
         own = time.ndim > 0
         flat = time.reshape(-1)
-        piece = torch.searchsorted(self.t.detach().to(real), flat.detach().contiguous(), right=True).sub_(1).clamp_(0, len(self.t) - 2)
         knots = self.t.to(real)
+        piece = torch.searchsorted(knots.detach(), flat.detach().contiguous(), right=True).sub_(1).clamp_(0, len(knots) - 2)
         start, width = knots[piece], knots[piece + 1] - knots[piece]
         value = self._value(piece, (flat - start) / width, width)
         if not own:
