@@ -11,8 +11,8 @@ from torch import Tensor
 
 from residyn.compat.inputs import Time
 from residyn.compat.tableaus import Implicit as ImplicitTableau
-from residyn.gradients.implicit import Implicit
-from residyn.roots.base import Root, RootFinder, relative_residual
+from residyn.roots.differentiate import implicit_gradient
+from residyn.roots.linear import gmres
 
 OPTIONS = ("max_iters",)
 NOT_CONVERGED = "Functional iteration did not converge. Solution may be incorrect."
@@ -53,7 +53,11 @@ class ImplicitStages:
         if not converged:
             warnings.warn(NOT_CONVERGED, stacklevel=2)
         if torch.is_grad_enabled():
-            ks = Implicit(Gmres(tol=max(tol, 1e-10), max_iterations=200)).attach(stages, ks)
+
+            def solve(_image: Tensor, _leaf: Tensor, pullback: Callable[[Tensor], Tensor], w: Tensor) -> Tensor:
+                return gmres(lambda u: u - pullback(u), w, tol=max(tol, 1e-10)).x
+
+            ks = implicit_gradient(stages, ks, solve)
         return y0 + weight * (b @ ks.reshape(count, -1)).view(y0.shape)
 
 
@@ -107,45 +111,3 @@ def broyden(g: Callable[[Tensor], Tensor], x: Tensor, tol: float, limit: int) ->
         right.append(transposed(s))
         left.append((s - hy) / scale)
     return best, least <= tol
-
-
-@dataclass(frozen=True)
-class Gmres(RootFinder):
-    """u = w + A·u, linear, by GMRES on (I - A)·u = w: for the transposed equation of an implicit gradient.
-
-    Reference:
-        Saad & Schultz (1986), doi:10.1137/0907058.
-    """
-
-    def solve(self, g: Callable[[Tensor], Tensor], x0: Tensor) -> Root:
-        """The solution; g(u) = w + A·u, and x0 is w."""
-        w = x0.flatten()
-        size = torch.linalg.vector_norm(w)
-        if float(size) == 0.0:
-            zero = torch.zeros(1, dtype=w.dtype.to_real() if w.is_complex() else w.dtype, device=w.device)
-            return Root(x0, zero, 0, zero <= self.tol)
-        basis, columns = [w / size], []
-        u, error, count = w, 1.0, 0
-        for count in range(1, min(self.max_iterations, w.numel()) + 1):
-            v = basis[-1] - (g(basis[-1].view_as(x0)).flatten() - w)
-            column = []
-            for q in basis:
-                weight = torch.vdot(q, v)
-                v = v - weight * q
-                column.append(weight)
-            rest = torch.linalg.vector_norm(v)
-            columns.append([*column, rest.to(w.dtype)])
-            rows = torch.zeros(count + 1, count, dtype=w.dtype, device=w.device)
-            for j, entries in enumerate(columns):
-                rows[: len(entries), j] = torch.stack(entries)
-            right = torch.zeros(count + 1, dtype=w.dtype, device=w.device)
-            right[0] = size
-            y = torch.linalg.lstsq(rows, right[:, None]).solution[:, 0]
-            u = torch.stack(basis, dim=1) @ y
-            error = float(torch.linalg.vector_norm(rows @ y - right) / size)
-            if error <= self.tol or float(rest) <= 1e-14 * float(size):
-                break
-            basis.append(v / rest)
-        found = u.view_as(x0)
-        residual = relative_residual(found, g(found))
-        return Root(found, residual, count, residual <= 10 * self.tol)
