@@ -13,7 +13,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "residyn"
 # The floors of docs/architecture, ground first. A room is a module or package directly below `residyn`.
 FLOORS = (
     ("errors", "results", "provenance"),
-    ("state", "step", "branch"),
+    ("state", "step", "branch", "interpolation"),
     ("schemes", "roots", "gradients"),
     ("flow", "interpolation"),
     ("analysis",),

@@ -85,7 +85,9 @@ def test_the_gradient_is_that_of_backpropagation(control):
 
 def test_gradient_against_finite_differences():
     def end(x):
-        return rd.solve(pendulum, x, [0.0, 1.0], scheme=CoupledReversible(), control=rd.Fixed(steps=10), gradient=Reversible()).x[-1]
+        return rd.solve(
+            pendulum, x, [0.0, 1.0], scheme=CoupledReversible(), control=rd.Fixed(steps=10), gradient=Reversible()
+        ).x[-1]
 
     assert torch.autograd.gradcheck(end, X0.clone().requires_grad_())
 
@@ -135,12 +137,16 @@ def test_amplified_errors_warn_with_numbers_and_a_fix():
 
 def test_a_way_back_that_loses_the_state_is_refused():
     # (1/0.5)^100 = 1e30
-    with pytest.raises(InputError, match=r"`gradient` Reversible must be able to reconstruct the states: .*; use gradient=Replay"):
+    with pytest.raises(
+        InputError, match=r"`gradient` Reversible must be able to reconstruct the states: .*; use gradient=Replay"
+    ):
         contracting(1.0, 100, coupling=0.5).backward()
 
 
 def test_other_schemes_are_refused():
-    with pytest.raises(InputError, match=r"`gradient` Reversible needs a scheme that runs backwards, got RK4\(\); use scheme=Coupled"):
+    with pytest.raises(
+        InputError, match=r"`gradient` Reversible needs a scheme that runs backwards, got RK4\(\); use scheme=Coupled"
+    ):
         rd.solve(pendulum, X0, [0.0, 1.0], scheme=rd.RK4(), control=rd.Fixed(steps=2), gradient=Reversible())
 
 

@@ -2,6 +2,7 @@
 
 from residyn.schemes.base import Rational, Scheme, Step
 from residyn.schemes.control import Adaptive, Control, Fixed
+from residyn.schemes.event import Event, steady_state
 from residyn.schemes.explicit import RK4, Bosh3, Dopri5, Dopri8, Euler, ExplicitRungeKutta, Heun, Midpoint, Tsit5
 from residyn.schemes.exponential import ExponentialMidpoint
 from residyn.schemes.implicit import BackwardEuler, DiagonallyImplicit, ImplicitMidpoint, Kvaerno5, Trapezoid
@@ -20,6 +21,7 @@ __all__ = [
     "Dopri5",
     "Dopri8",
     "Euler",
+    "Event",
     "ExplicitRungeKutta",
     "ExponentialMidpoint",
     "Fixed",
@@ -36,4 +38,5 @@ __all__ = [
     "Step",
     "Trapezoid",
     "Tsit5",
+    "steady_state",
 ]

@@ -159,7 +159,7 @@ class Adaptive(Control):
 
     def march(self, problem: Problem, x0: Tensor) -> Iterator[Taken]:
         """Take steps until the last time, or until `problem.outcome` says why not."""
-        if self.per_sample:
+        if self.per_sample or isinstance(problem.times[0], Tensor):  # times of their own need steps of their own
             return march_per_sample(self, problem, x0)
         return self._march_joint(problem, x0)
 

@@ -65,6 +65,8 @@ def march_per_sample(control: Adaptive, problem: Problem, x0: Tensor) -> Iterato
             start, magnitude = clocks.tensor(clocks.t), torch.where(mask, magnitude1, magnitude)
         yield Taken(leg, x, x1, step)
         x = x1
+        if problem.stopped is not None:
+            clocks.stop(problem.stopped)
         if clocks.arrived:
             problem.f.forget()
             return
@@ -111,6 +113,10 @@ class _Clocks:
         self.tried = self.t1 - t
         small = (np.abs(self.tried) <= np.maximum(4 * np.spacing(np.abs(t)), self.least)) & (t != end)
         return int(small.argmax()) if small.any() else None
+
+    def stop(self, which: Tensor) -> None:
+        """Let samples that met a terminal event arrive where they are."""
+        self.end = np.where(which.flatten().cpu().numpy(), self.t, self.end)
 
     def judge(self, ratio: Array) -> tuple[Report, ...]:
         """Accept or refuse the steps by their error ratios and choose the next; returns what is to be reported of them."""

@@ -18,6 +18,7 @@ from residyn.state import Layout
 
 if TYPE_CHECKING:
     from residyn.schemes.control import Control
+    from residyn.schemes.event import Watch
 
 
 class Rhs:
@@ -41,7 +42,8 @@ class Rhs:
         if first is not None and first[1] is x and first[0] is t and not torch.is_grad_enabled():
             return first[2]
         self.evaluations += 1
-        t = self.time(t)
+        if not self.timeless:
+            t = self.time(t)
         if self.layout is None:
             k = self.f(t, x, *self.args)
         else:
@@ -52,10 +54,8 @@ class Rhs:
             raise InputError(self._mismatch(k))
         return k
 
-    def time(self, t: Time) -> Time:
-        """A time as f sees it: a tensor, where f may look at it."""
-        if self.timeless:
-            return t
+    def time(self, t: Time) -> Tensor:
+        """A time as f, or the condition of an event, sees it: a tensor it may look at."""
         if isinstance(t, float):
             return torch.scalar_tensor(t, dtype=self._time_dtype, device=self._device)
         return t if t.dtype == self._time_dtype else t.to(self._time_dtype)  # samples' own times are kept in double precision
@@ -105,6 +105,8 @@ class Report(NamedTuple):
     slot: int | Tensor
     theta: Time
     rows: Tensor | None = None
+    event: int | None = None
+    """Which event it is, if it is no time that was asked for; its slot is then past theirs, or -1 where steps are shared."""
 
 
 class Leg(NamedTuple):
@@ -154,13 +156,23 @@ class Problem:
     stats: Stats = field(default_factory=Stats)
     outcome: Outcome = field(default_factory=lambda: Outcome("success"))
     legs: list[Leg] = field(default_factory=list)
+    watch: Watch | None = None
+    extra: int = 0
+    """Slots past those of the times, for events of samples on their own."""
+    stopped: Tensor | None = None
+    """Which samples met a terminal event, `(B, 1, …)`."""
 
     def march(self, x0: Tensor) -> Iterator[Taken]:
         """Take the steps, yielding each accepted one; `stats`, `outcome` and `legs` are filled on the way."""
         self.legs = []
-        for taken in self.control.march(self, x0):
+        if self.watch is not None:
+            self.watch.begin(x0)
+        for step in self.control.march(self, x0):
+            taken, over = (step, False) if self.watch is None else self.watch.see(step)
             self.legs.append(taken.leg)
             yield taken
+            if over:
+                break
         self.stats.evaluations = self.f.evaluations
         self.stats.root_iterations = self.f.root_iterations
 
@@ -183,7 +195,7 @@ class Outputs:
     def __init__(self, problem: Problem, x0: Tensor) -> None:
         self.x0 = x0
         self.own_times = isinstance(problem.times[0], Tensor)
-        self.count = len(problem.times)
+        self.problem = problem
         self.values: list[Tensor] = [x0]
         self.index: list[Tensor] = []
 
@@ -199,8 +211,8 @@ class Outputs:
         """All values, `(n, *shape)`; per-sample values that were not reached are nan."""
         if not self.index:
             return torch.stack(self.values)
-        size = len(self.x0)
+        size, count = len(self.x0), len(self.problem.times) + self.problem.extra
         index = torch.cat([torch.arange(size, device=self.x0.device), *self.index])
         rows = torch.cat(self.values)
-        flat = rows.new_full((self.count * size, *rows.shape[1:]), float("nan"))
-        return flat.index_put((index,), rows).reshape(self.count, *self.x0.shape)
+        flat = rows.new_full((count * size, *rows.shape[1:]), float("nan"))
+        return flat.index_put((index,), rows).reshape(count, *self.x0.shape)
