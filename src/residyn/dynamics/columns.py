@@ -152,7 +152,7 @@ def _check_names(file: str, header: list[str]) -> None:
         if count > 1:
             raise InputError(f"{file}: line 1 must have each column name once, got {name!r} {count} times; rename one of them")
     if all(_is_number(name) for name in header):
-        raise InputError(f"{file}: line 1 must name the columns, got the numbers {', '.join(header)[:60]}; put a header t,x,… first")
+        raise InputError(f"{file}: line 1 must name the columns, got numbers, {', '.join(header)[:60]}; put t,x,… first")
 
 
 def _check_parts(file: str, found: Columns) -> None:

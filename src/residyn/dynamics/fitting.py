@@ -44,15 +44,15 @@ def fit(
     """Learn a system x' = f(x, u) from sampled trajectories, as its derivative or as its flow map.
 
     The derivative f_θ is fitted to measured derivatives where there are any; else to the samples themselves, by a rule:
-    `"trapezoid"`, (x_{k+1} - x_k)/h = ½(f(x_k) + f(x_{k+1})), or `"euler"`, (x_{k+1} - x_k)/h = f(x_k). The flow map is the residual
-    step x_{k+1} = x_k + G_θ(x_k, h). `residyn.dynamics.theory` says which is nearer the truth when.
+    `"trapezoid"`, (x_{k+1} - x_k)/h = ½(f(x_k) + f(x_{k+1})), or `"euler"`, (x_{k+1} - x_k)/h = f(x_k). The flow map is the
+    residual step x_{k+1} = x_k + G_θ(x_k, h). `residyn.dynamics.theory` says which is nearer the truth when.
 
     Args:
         t: Times, `(n,)` or a list of them, sampled as irregularly as they are; or `Trajectories`, whole.
         x: States, `(n, d)` or a list of them; with `order` 2 positions first, then velocities.
         target: `"derivative"`, `"flow"`, or `"auto"`: by the estimated error of each; the finding `dynamics.target` says why.
-        model: A network in place of the default one; it gets scaled inputs, `(…, d + m)` for a derivative, `(…, d + 2m + 1)` for a
-            flow map (d states, m controls, the step last), and returns `(…, d)` (`d/2` with `order` 2 and a derivative).
+        model: A network in place of the default one; it gets scaled inputs, `(…, d + m)` for a derivative, `(…, d + 2m + 1)`
+            for a flow map (d states, m controls, the step last), and returns `(…, d)` (`d/2` with `order` 2 and a derivative).
         derivative: Measured dx/dt, listed as x is; with `order` 2 accelerations `(n, d/2)` are enough.
         control: Inputs u, `(n, m)`, listed as x is.
         trajectory: Labels `(n,)`, where several trajectories lie one after the other.
@@ -82,9 +82,9 @@ def fit(
     >>> bool((end - torch.tensor([-0.98999, -0.14112])).abs().max() < 0.05)
     True
     """
-    if target not in _TARGETS or rule not in _RULES:
+    if str(target) not in _TARGETS or str(rule) not in _RULES:
         raise InputError(f"`target` must be one of {_TARGETS} and `rule` one of {_RULES}, got {target!r} and {rule!r}")
-    if not isinstance(epochs, int) or epochs < 1:
+    if epochs < 1:
         raise InputError(f"`epochs` must be a whole number of at least 1, got {epochs!r}; 400 is usual")
     data = gather(t, x, trajectory=trajectory, derivative=derivative, control=control, order=order)
     chosen_rule: Rule = rule if rule != "auto" else "measured" if data.derivative is not None else "trapezoid"
@@ -97,7 +97,8 @@ def fit(
     second = data.order if route == "derivative" else 1  # a flow map also moves positions by more than h·v
     outputs = len(data.names) // second
     inputs = pairs.flow_inputs() if route == "flow" else pairs.points
-    net = training.wrap(model or mlp(inputs.shape[1], outputs, hidden, seed), pairs, route, second)
+    network = mlp(inputs.shape[1], outputs, hidden, seed) if model is None else model
+    net = training.wrap(network, pairs, route, second)
     _check_shape(net, inputs.shape[1], outputs)
     aim = training.residual(pairs, route, chosen_rule)
     check = None if held is None else training.residual(Pairs.of(held), route, chosen_rule)
@@ -127,9 +128,15 @@ def decision(scales: Scales, rule: Rule, limit: float, target: str) -> Finding:
     why = (
         f"At the step {scales.step:.4g} of the data a fitted derivative is off by the truncation error {formula} = "
         f"{scales.truncation(rule):.3g}, a flow map by what noise of {scales.noise:.2g} standard deviations does to a one-step "
-        f"regression, {scales.flow():.3g} (rates, in standard deviations per unit of time; the rate itself is {scales.rate:.3g}). "
+        f"regression, {scales.flow():.3g} (rates, in standard deviations per unit of time; x' itself is {scales.rate:.3g}). "
         f"The derivative is preferred up to a step of {limit:.3g}."
     )
+    if limit == 0.0:
+        why = (
+            f"The noise, {scales.noise:.2g} standard deviations, is {scales.growth:.2g} times as large at twice the spacing: it moves the "
+            "system itself, or the motion is faster than the sampling. A one-step map is then the conditional mean, which the "
+            "trapezoidal rule is not."
+        )
     taken = better if target == "auto" else target
     fix = "" if taken == better else f'target="{better}" is the better choice by this estimate'
     title = f"The data call for the {'derivative' if better == 'derivative' else 'flow map'}"
@@ -155,4 +162,4 @@ def _check_shape(net: nn.Module, inputs: int, outputs: int) -> None:
         got = tuple(found.shape) if isinstance(found, torch.Tensor) else type(found).__name__
         raise InputError(f"`model` must return (n, {outputs}) for (n, {inputs}), got {got} for n = 2; change its last layer")
     if not any(p.requires_grad for p in inner.parameters()) or math.isnan(float(found.detach().sum())):
-        raise InputError("`model` must have parameters to learn and be finite at 0, got none; hand in an nn.Module with weights")
+        raise InputError("`model` must have parameters to learn and be finite at 0, got others; hand in an nn.Module")

@@ -167,7 +167,8 @@ class Model:
         """Repeat x + h·g(x, h)."""
         gaps = times.diff()
         if not bool((gaps > 0).all()):
-            raise InputError('`t` must increase strictly for a flow map, got times that do not; fit target="derivative" to go back')
+            fix = 'fit target="derivative" to go back'
+            raise InputError(f"`t` must increase strictly for a flow map, got times that do not; {fix}")
         least, typical, most = self.steps
         counts = (gaps / typical).round().clamp_min(1.0)
         lengths = gaps / counts

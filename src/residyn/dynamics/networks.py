@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -27,7 +28,7 @@ def mlp(inputs: int, outputs: int, hidden: Sequence[int], seed: int) -> nn.Modul
     generator = torch.Generator().manual_seed(seed)
     layers: list[nn.Module] = []
     widths = [inputs, *hidden, outputs]
-    for i, (a, b) in enumerate(zip(widths, widths[1:], strict=False)):
+    for i, (a, b) in enumerate(itertools.pairwise(widths)):
         layer = nn.Linear(a, b, dtype=torch.float64)
         with torch.no_grad():
             # tanh keeps unit variance with gain 5/3; the last layer starts near zero, a small branch

@@ -33,7 +33,7 @@ def read_csv(
     trajectory: str | None = None,
     order: int | None = None,
 ) -> Trajectories:
-    """Read trajectories from a CSV file with a header line.
+    r"""Read trajectories from a CSV file with a header line.
 
     Which column is what follows from its name (case aside), unless an argument says it:
 
@@ -61,7 +61,7 @@ def read_csv(
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "pendulum.csv"
-    >>> _ = path.write_text("t,x,vx\\n0,1,0\\n0.1,0.99,-0.1\\n")
+    >>> _ = path.write_text("t,x,vx\n0,1,0\n0.1,0.99,-0.1\n")
     >>> data = read_csv(path)
     >>> data.names, data.order, data.x[0].shape
     (['x', 'vx'], 2, torch.Size([2, 2]))
@@ -137,7 +137,7 @@ def _collect(rows: Iterator[tuple[int, list[str]]], columns: Columns, name: str)
     for line, cells in rows:
         if len(cells) != len(columns.header):
             found = f"{len(cells)} cells"
-            _refuse(name, line, f"must have {len(columns.header)} cells as the header has", found, "complete or delete the line")
+            _refuse(name, line, f"must have {len(columns.header)} cells, as the header", found, "complete or delete the line")
         label = "" if columns.trajectory is None else cells[columns.trajectory]
         if columns.trajectory is not None and not label:
             _refuse(name, line, "must have no missing value", "an empty cell", "fill it", columns.header[columns.trajectory])
@@ -173,7 +173,7 @@ def _number(cell: str, name: str, line: int, column: str) -> float:
 def _assemble(runs: list[_Run], columns: Columns) -> Trajectories:
     tables = [torch.tensor(run.values, dtype=torch.float64).reshape(-1, columns.width) for run in runs]
     widths = [1, len(columns.state), len(columns.derivative), len(columns.control)]
-    parts: list[tuple[Tensor, ...]] = [table.split(widths, dim=1) for table in tables]
+    parts: list[tuple[Tensor, ...]] = [torch.split(table, widths, dim=1) for table in tables]
     rates = None
     if columns.derivative:
         half = len(columns.state) // 2

@@ -98,7 +98,9 @@ def scales(pieces: Pieces) -> Scales:
     sigma = noise(scaled)
     rate, second, third = (_rms(derivative_rms(scaled, k, sigma)) for k in (1, 2, 3))
     step = float(torch.cat([t.diff() for t, _ in pieces]).median())
-    return Scales(step, _rms(sigma), _pull(states / spread, sigma), rate, second, third)
+    coarse = noise([(t[i::2], x[i::2]) for t, x in scaled for i in (0, 1)])
+    growth = _rms(coarse) / _rms(sigma) if _rms(sigma) > 0 and _rms(coarse) > 0 else 1.0
+    return Scales(step, _rms(sigma), _pull(states / spread, sigma), rate, second, third, growth)
 
 
 def spread_of(states: Tensor) -> Tensor:
@@ -110,7 +112,7 @@ def spread_of(states: Tensor) -> Tensor:
 def _pull(states: Tensor, sigma: Tensor) -> float:
     """√(tr(Σ·C⁻¹·Σ)/d) with Σ = diag(σ²): the size of σ²·∇log p for a density of covariance C."""
     width = states.shape[1]
-    covariance = torch.atleast_2d(torch.cov(states.T)) + 1e-9 * torch.eye(width, dtype=states.dtype)
+    covariance = torch.cov(states.T).reshape(width, width) + 1e-9 * torch.eye(width, dtype=states.dtype)
     variance = torch.diag(sigma.square())
     # C holds signal and noise: it cannot be smaller than the noise in any direction
     values, axes = torch.linalg.eigh(covariance)

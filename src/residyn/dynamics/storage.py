@@ -28,7 +28,7 @@ def save(model: Model, path: str | Path) -> None:
 
     target, side = _paths(path)
     if not target.parent.is_dir():
-        raise InputError(f"`path` must be in a folder that exists, got {str(path)!r}; make it first: mkdir -p '{target.parent}'")
+        raise InputError(f"`path` must be in a folder that exists, got {str(path)!r}; make '{target.parent}' first")
     if target.is_dir():
         raise InputError(f"`path` must be a file, got the folder {str(path)!r}; add a file name")
     weights = {name: value.detach().cpu().contiguous() for name, value in model.net.state_dict().items()}

@@ -3,18 +3,22 @@
 Let x' = f(x) be sampled at steps h with independent noise of standard deviation σ on every sample: y_k = x_k + ε_k. All errors
 are *rates*: the root mean square, over components scaled to unit variance, of what is wrong with dx/dt.
 
-**Euler rule.** Fitting f̃(y_k) to (y_{k+1} - y_k)/h and integrating f̃. Without noise f̃ = (Φ_h - id)/h = f + ½h·x'' + O(h²), so the
-rate is off by the local truncation error ½h·‖x''‖. With noise, ε_k stands on both sides: E[x_k | y_k] = y_k + σ²∇log p(y_k)
+**Euler rule.** Fitting f̃(y_k) to (y_{k+1} - y_k)/h and integrating f̃. Without noise f̃ = (Φ_h - id)/h = f + ½h·x'' + O(h²), so
+the rate is off by the local truncation error ½h·‖x''‖. With noise, ε_k stands on both sides: E[x_k | y_k] = y_k + σ²∇log p(y_k)
 (Tweedie), whence a spurious pull (σ²/h)·∇log p towards the middle of the data. For a density with covariance C that pull has
 the size (σ²/h)·√(tr C⁻¹/d): it grows as h falls.
 
-**Flow map.** Fitting G(y_k) to y_{k+1} - y_k and repeating x + G(x). At equal steps this is the *same regression*, G = h·f̃: the same
-pull, but no truncation error, because the step it was fitted for is the step it takes. So at equal steps the Euler rule can
-at best draw with the flow map.
+**Flow map.** Fitting G(y_k) to y_{k+1} - y_k and repeating x + G(x). At equal steps this is the *same regression*, G = h·f̃: the
+same pull, but no truncation error, because the step it was fitted for is the step it takes. So at equal steps the Euler
+rule can at best draw with the flow map.
 
-**Trapezoidal rule.** Fitting ½(f̃(y_k) + f̃(y_{k+1})) to (y_{k+1} - y_k)/h. ε_{k+1} - ε_k and ε_{k+1} + ε_k are uncorrelated, so the pull (σ²/h)
-cancels, only σ²·J·∇log p stays; and truncation falls to (h²/12)·‖x'''‖. This is what a derivative can do and a one-step
-map cannot, and why at small h the derivative wins: the two errors cross where (h²/12)·‖x'''‖ ≈ σ²·√(tr C⁻¹/d)/h.
+**Trapezoidal rule.** Fitting ½(f̃(y_k) + f̃(y_{k+1})) to (y_{k+1} - y_k)/h. ε_{k+1} - ε_k and ε_{k+1} + ε_k are uncorrelated, so the
+pull (σ²/h) cancels, only σ²·J·∇log p stays; and truncation falls to (h²/12)·‖x'''‖. This a derivative can do and a one-step map
+cannot, and why at small h the derivative wins: the two errors cross where (h²/12)·‖x'''‖ ≈ σ²·√(tr C⁻¹/d)/h.
+
+**Noise that moves the system** (process noise), or motion faster than the sampling, grows with the spacing of the samples. A
+one-step regression is then the conditional mean itself, without pull, while the trapezoidal rule takes the decay out of it:
+the flow map is the better target at every step.
 
 **Measured derivatives** have neither a truncation error nor the pull; their own noise is averaged over the fit.
 
@@ -37,6 +41,12 @@ Rule = Literal["trapezoid", "euler", "measured"]
 RESOLUTION = 0.005
 """Share of the rate below which errors are those of the network and its training, and no longer those of the route."""
 
+GROWTH = 1.25
+"""Noise of measurement does not grow with the spacing (1), Brownian motion does (√2); this is between them."""
+
+VISIBLE = 0.02
+"""Noise, in standard deviations of the data, below which its kind does not matter."""
+
 
 @dataclass(frozen=True)
 class Scales:
@@ -49,6 +59,7 @@ class Scales:
         rate: ‖x'‖.
         second: ‖x''‖.
         third: ‖x'''‖.
+        growth: Noise seen at twice the spacing over that at the spacing of the data; 1 for noise of measurement.
 
     >>> oscillator = Scales(step=0.1, noise=0.1, pull=0.01, rate=1.0, second=1.0, third=1.0)
     >>> round(oscillator.euler(), 3), round(oscillator.flow(), 3), round(oscillator.trapezoid(), 3)
@@ -61,6 +72,7 @@ class Scales:
     rate: float
     second: float
     third: float
+    growth: float = 1.0
 
     def truncation(self, rule: Rule = "trapezoid", step: float | None = None) -> float:
         """Rate error of a derivative fitted without noise: ½h·‖x''‖ (Euler) or (h²/12)·‖x'''‖ (trapezoid).
@@ -95,6 +107,11 @@ class Scales:
             return self.pull * (self.second / self.rate if self.rate > 0 else 0.0)
         return self.euler(step) if rule == "euler" else self.trapezoid(step)
 
+    @property
+    def moved(self) -> bool:
+        """Whether the noise seems to move the system, or the motion to be faster than the sampling."""
+        return self.growth > GROWTH and self.growth * self.noise > VISIBLE
+
     def floor(self) -> float:
         """Rate error that a network and its training have anyway."""
         return RESOLUTION * self.rate
@@ -103,9 +120,9 @@ class Scales:
 def crossover(scales: Scales, rule: Rule = "trapezoid") -> float:
     """The step h* below which the derivative is the better target, above which the flow map is.
 
-    It solves truncation(h)² + rest² = flow(h)² + floor², the left side rising and the right side falling with h. The floor is the
-    error of the network itself: a truncation error below it is not seen, and the derivative, which answers at all
-    times, is then preferred.
+    It solves truncation(h)² + rest² = flow(h)² + floor², the left side rising and the right side falling with h. The floor is
+    the error of the network itself: a truncation error below it is not seen, and the derivative, which answers at all times,
+    is then preferred. Where the noise moves the system itself, h* is 0.
 
     Args:
         scales: What is known of system and data.
@@ -124,6 +141,8 @@ def crossover(scales: Scales, rule: Rule = "trapezoid") -> float:
     values = (scales.pull, scales.rate, scales.second, scales.third)
     if not all(math.isfinite(v) and v >= 0 for v in values):
         raise InputError(f"`scales` must be finite and ≥ 0, got {scales}; estimate them from at least 8 samples")
+    if rule != "measured" and scales.moved:
+        return 0.0
     truncation = scales.second if rule == "euler" else scales.third
     if rule == "measured" or truncation == 0.0:
         return math.inf

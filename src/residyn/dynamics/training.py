@@ -88,8 +88,9 @@ def residual(pairs: Pairs, target: str, rule: Rule) -> Residual:
         return lambda net: (net(left) - pairs.slope) / net.scale
 
     def trapezoid(net: Scaled) -> Tensor:
-        rates = net(pairs.points)
-        return ((rates[pairs.left] + rates[pairs.left + 1]) / 2 - pairs.slope) / net.scale
+        rates: Tensor = net(pairs.points)
+        off: Tensor = ((rates[pairs.left] + rates[pairs.left + 1]) / 2 - pairs.slope) / net.scale
+        return off
 
     return trapezoid
 
@@ -114,8 +115,9 @@ def train(
         SolveError: If the loss is not finite.
     """
     parameters = [p for p in net.parameters() if p.requires_grad]
-    line_search = "strong_wolfe"
-    optimiser = torch.optim.LBFGS(parameters, max_iter=CHUNK, history_size=20, line_search_fn=line_search, tolerance_change=1e-12)
+    optimiser = torch.optim.LBFGS(
+        parameters, max_iter=CHUNK, history_size=20, tolerance_change=1e-12, line_search_fn="strong_wolfe"
+    )
 
     def closure() -> Tensor:
         optimiser.zero_grad()
