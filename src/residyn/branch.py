@@ -29,6 +29,7 @@ class Linear(nn.Module, abc.ABC):
     """
 
     normal: bool = False
+    offset: Tensor | None
 
     def __init__(self, offset: Tensor | None = None) -> None:
         super().__init__()
@@ -169,9 +170,7 @@ class Gradient(nn.Module):
     tensor([[-3., -4.]])
     """
 
-    def __init__(
-        self, potential: Callable[[Tensor], Tensor], prox: Callable[[Tensor, float], Tensor] | None = None
-    ) -> None:
+    def __init__(self, potential: Callable[[Tensor], Tensor], prox: Callable[[Tensor, float], Tensor] | None = None) -> None:
         super().__init__()
         self.potential = potential
         self._prox = prox

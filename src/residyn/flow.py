@@ -181,7 +181,10 @@ def _problem(
     _check_order_of_arguments(f)
     own_times = isinstance(t, Tensor) and t.ndim == 2
     batched = own_times or (isinstance(control, Adaptive) and control.per_sample)
-    layout = None if isinstance(x0, Tensor) else Layout.of(x0, batched=batched)
+    if isinstance(control, Adaptive):
+        scheme = scheme.tuned(control.rtol, control.atol)
+    as_real = scheme.real_state and any(leaf.is_complex() for leaf in leaves(x0))
+    layout = None if isinstance(x0, Tensor) and not as_real else Layout.of(x0, batched=batched, as_real=as_real)
     row = x0 if layout is None else layout.pack(x0)
     _check_state(row, batched)
     times = _times(t, row, batched)
@@ -229,7 +232,9 @@ def _times(t: Any, x: Tensor, batched: bool) -> list[Any]:
     if not bool(((steps > 0).all(1) | (steps < 0).all(1)).all()):
         at = int(((steps == 0) | (torch.sign(steps) != torch.sign(steps[:, :1]))).any(0).to(torch.uint8).argmax())
         pair = [round(v, 6) for v in rows[0, at : at + 2].tolist()]
-        raise InputError(f"`t` must be strictly increasing or decreasing, got {pair} at index {at}; sort it, drop repeats{hint}")
+        raise InputError(
+            f"`t` must be strictly increasing or decreasing, got {pair} at index {at}; sort it, drop repeats{hint}"
+        )
     if not batched:
         return list(rows[0].tolist())
     if times.ndim == 2 and len(times) != len(x):
@@ -313,9 +318,7 @@ class Flow(nn.Module):
 
     def forward(self, x0: State) -> State:
         """The state at the end of the span; `last` keeps times, statistics and outcome."""
-        solution = solve(
-            self.f, x0, self.span, scheme=self.scheme, control=self.control, gradient=self.gradient
-        )
+        solution = solve(self.f, x0, self.span, scheme=self.scheme, control=self.control, gradient=self.gradient)
         self.last = Solution(solution.t, None, solution.stats, solution.outcome)
         layout = None if isinstance(x0, Tensor) else Layout.of(x0, batched=False)
         if layout is None:

@@ -67,7 +67,7 @@ class Layout:
     as_real: bool
 
     @classmethod
-    def of(cls, tree: State, *, batched: bool) -> Layout:
+    def of(cls, tree: State, *, batched: bool, as_real: bool = False) -> Layout:
         """The layout of a state.
 
         Raises:
@@ -79,22 +79,23 @@ class Layout:
         dtypes = tuple(item.dtype for item in items)
         real = {dtype.to_real() if dtype.is_complex else dtype for dtype in dtypes}
         if len(real) > 1:
-            raise InputError(f"`x0` must have tensors of one precision, got {sorted(map(str, real))}; convert them to one dtype")
+            raise InputError(
+                f"`x0` must have tensors of one precision, got {sorted(map(str, real))}; convert them to one dtype"
+            )
         if len({item.device for item in items}) > 1:
             raise InputError(f"`x0` must lie on one device, got {sorted({str(item.device) for item in items})}; move it")
         if batched and len({item.shape[:1] for item in items}) > 1:
             shapes = [tuple(item.shape) for item in items]
             raise InputError(f"`x0` must have the same number of samples in each tensor, (B, …), got shapes {shapes}")
-        as_real = len(set(dtypes)) > 1
+        as_real = as_real or len(set(dtypes)) > 1
         return cls(tree, tuple(item.shape for item in items), dtypes, batched, as_real)
 
     def pack(self, tree: State) -> Tensor:
         """The state as one row (a row a sample)."""
         rows = []
         for item in leaves(tree, "f(t, x)"):
-            if self.as_real and item.is_complex():
-                item = torch.view_as_real(item)
-            rows.append(item.reshape(item.shape[0], -1) if self.batched else item.reshape(-1))
+            real = torch.view_as_real(item) if self.as_real and item.is_complex() else item
+            rows.append(real.reshape(real.shape[0], -1) if self.batched else real.reshape(-1))
         return torch.cat(rows, dim=-1)
 
     def unpack(self, row: Tensor) -> State:

@@ -71,37 +71,30 @@ def run(
     'atlas'
     """
     entries = select(ids)
-    began, started = time.perf_counter(), provenance.now()
+    began = time.perf_counter()
+    result = Result(
+        "atlas",
+        "The Residyn atlas",
+        [],
+        command=command(None if ids is None else [entry.id for entry in entries], fast=fast, seed=seed),
+        seed=seed,
+        versions=provenance.versions(*_PACKAGES),
+        started=provenance.now(),
+    )
     known = dict(keep.sections) if keep else {}
-    sections: list[Section] = []
-
-    def result(complete: bool) -> Result:
-        return Result(
-            "atlas",
-            "The Residyn atlas",
-            sections,
-            command=command(None if ids is None else [entry.id for entry in entries], fast=fast, seed=seed),
-            seed=seed,
-            versions=provenance.versions(*_PACKAGES),
-            started=started,
-            seconds=time.perf_counter() - began,
-            complete=complete,
-            note="" if complete else f"Interrupted after {len(sections)} of {len(entries)} systems.",
-        )
-
     for entry in entries:
-        section = known.get(entry.id)
-        if section is None:
-            try:
-                section = _run_entry(entry, fast=fast, seed=seed, progress=progress)
-            except KeyboardInterrupt:
-                raise Interrupted(result(complete=False)) from None
-            if keep:
-                keep.add(section)
-        sections.append(section)
+        try:
+            section = known.get(entry.id) or _run_entry(entry, fast=fast, seed=seed, progress=progress)
+        except KeyboardInterrupt:
+            note = f"Interrupted after {len(result.sections)} of {len(entries)} systems."
+            seconds = time.perf_counter() - began
+            raise Interrupted(replace(result, seconds=seconds, complete=False, note=note)) from None
+        if keep and entry.id not in known:
+            keep.add(section)
+        result.sections.append(section)
         if progress:
             progress(entry.id, 1.0, "done")
-    return result(complete=True)
+    return replace(result, seconds=time.perf_counter() - began)
 
 
 def select(ids: Iterable[str] | None) -> list[Entry]:

@@ -47,6 +47,11 @@ class Checkpoint(GradientMode):
 
     def march(self, problem: Problem) -> Tensor:
         """Find the steps without a gradient (where they are not known), then run them in segments."""
+        if problem.scheme.real_state and torch.is_grad_enabled():
+            # an implicit step differentiates on its way; each time, hooks would run the whole segment again
+            from residyn.gradients.replay import Replay
+
+            return Replay(keep=0).march(problem)
         x = problem.x0
         legs = problem.control.plan(problem)
         if legs is None or not torch.is_grad_enabled():

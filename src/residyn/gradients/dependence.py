@@ -99,7 +99,8 @@ def find_dependence(problem: Problem, x: Tensor) -> Dependence:
 
 def _modules(f: Callable[..., Any]) -> Iterator[nn.Module]:
     """The modules that a callable is, is bound to, wraps, or holds in its closure."""
-    todo, seen = [f], set()
+    todo: list[Any] = [f]
+    seen: set[int] = set()
     while todo:
         item: Any = todo.pop()
         if id(item) in seen:

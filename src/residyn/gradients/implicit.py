@@ -68,7 +68,7 @@ class Implicit:
                 )
             return found.x
 
-        result: Tensor = _Hooked.apply(gx, hook)
+        result: Tensor = _Hooked.apply(gx, hook)  # type: ignore[no-untyped-call]
         return result
 
 

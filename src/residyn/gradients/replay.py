@@ -19,7 +19,6 @@ from residyn.schemes.problem import Outputs, Taken, value
 from residyn.state import inside_transform
 
 if TYPE_CHECKING:
-    from residyn.schemes.base import Time
     from residyn.schemes.problem import Leg, Problem
 
 
@@ -77,7 +76,7 @@ class Replay(GradientMode):
         first = len(outputs.values)
         tape = _Tape(problem, used, march, outputs)
         if used.tensors or x.requires_grad:
-            reported = _Replayed.apply(tape, x, *used.tensors)
+            reported = _Replayed.apply(tape, x, *used.tensors)  # type: ignore[no-untyped-call]
             outputs.values[first:] = [reported] if outputs.index else list(reported.unbind())
         else:
             with torch.no_grad():

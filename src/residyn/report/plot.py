@@ -6,6 +6,7 @@ Matplotlib draws in sentinel colours that are then replaced by CSS variables, so
 from __future__ import annotations
 
 import io
+import textwrap
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -241,15 +242,20 @@ _MARKS: dict[str, Callable[[Axes, _Curve, int, int, str], Any]] = {
 
 def _finish(canvas: Any, axes: Axes, figure: Figure, handles: list[Any]) -> None:
     """Labels, legend, and a word where there is nothing to see."""
-    axes.set_xlabel(clean(figure.xlabel))
-    axes.set_ylabel(clean(figure.ylabel))
+    axes.set_xlabel(_wrapped(figure.xlabel, 90))
+    axes.set_ylabel(_wrapped(figure.ylabel, 45))
     if figure.equal:
         axes.set_aspect("equal", adjustable="datalim")
     if not handles:
         axes.text(0.5, 0.5, "nothing to draw", transform=axes.transAxes, ha="center", color=MUTED)
         return
-    labels = [clean(series.label) or "–" for series in figure.series]
+    labels = [_wrapped(series.label, 80) or "–" for series in figure.series]
     # Matplotlib hides labels that begin with an underscore; a zero-width space in front keeps them.
     labels = [f"\u200b{label}" if label.startswith("_") else label for label in labels]
-    columns = max(1, min(len(labels), 88 // (max(map(len, labels)) + 7)))
+    columns = max(1, min(len(labels), 88 // (max(map(len, labels)) + 7)))  # 88 letters are about as wide as the figure
     canvas.legend(handles, labels, loc="outside upper left", ncols=columns, fontsize=9, handlelength=2.4)
+
+
+def _wrapped(text: str, width: int) -> str:
+    """A label that stays within the figure."""
+    return "\n".join(textwrap.wrap(clean(text), width))

@@ -28,14 +28,14 @@ class FixedPoint(RootFinder):
 
     def solve(self, g: Callable[[Tensor], Tensor], x0: Tensor) -> Root:
         """Iterate until the worst sample is below the tolerance."""
-        x, best, iterations = x0, Best(x0), 0
-        for iterations in range(1, self.max_iterations + 1):
+        x, best, calls = x0, Best(x0), 0
+        for calls in range(1, self.max_iterations + 1):  # noqa: B007 - it is what was spent
             gx = g(x)
             best.offer(gx, relative_residual(x, gx))
             if bool((best.residual <= self.tol).all()):
                 break
             x = gx if self.damping == 1.0 else torch.lerp(x, gx, self.damping)
-        return Root(best.x, best.residual, iterations, best.residual <= self.tol)
+        return Root(best.x, best.residual, calls, best.residual <= self.tol)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ Time = float | Tensor
 Field = Callable[[Time, Tensor], Tensor]
 """A field f(t, x): the time as above, the state one tensor."""
 
+
 class Step(NamedTuple):
     """What a scheme returns of one step.
 
@@ -58,12 +59,14 @@ class Scheme(abc.ABC):
     Attributes:
         order: Order p of the global error O(hᵖ).
         error_order: Order q of the step's error estimate, O(h^(q+1)) locally; 0 if there is none.
+        real_state: Whether it needs the state as real numbers; complex states are handed to it as pairs.
         carries_memory: Whether its state holds more than `init` can make again from (t, x), as a multistep history does.
     """
 
     order: ClassVar[int]
     error_order: ClassVar[int] = 0
     carries_memory: ClassVar[bool] = False
+    real_state: ClassVar[bool] = False
 
     def init(self, f: Field, t0: Time, x0: Tensor) -> Any:
         """The state to start from at (t0, x0); also what to restart from where the state was not kept."""
@@ -83,6 +86,10 @@ class Scheme(abc.ABC):
         Returns:
             The state at t1, the error estimate, the dense output, and the state to hand on.
         """
+
+    def tuned(self, rtol: float, atol: float | Tensor) -> Scheme:
+        """The scheme for use with adaptive control of these tolerances; itself, unless it solves equations of its own."""
+        return self
 
     def merge(self, accept: Tensor, new: Any, old: Any) -> Any:
         """What to carry where only the samples in `accept`, `(B, 1, …)`, have taken the step."""

@@ -35,6 +35,8 @@ def collapse(branch: Spectral, scheme: Scheme, h: float, steps: int, x: Tensor) 
         inner = torch.where(small, less_one, torch.zeros_like(less_one))
         total = torch.where(small, torch.expm1(steps * torch.log1p(inner)), (1 + less_one) ** steps - 1)
         at_zero = values == 0
-        return torch.where(at_zero, torch.full_like(values, h * steps), total / torch.where(at_zero, torch.ones_like(values), values))
+        return torch.where(
+            at_zero, torch.full_like(values, h * steps), total / torch.where(at_zero, torch.ones_like(values), values)
+        )
 
     return result + branch.function(gain, branch.offset)

@@ -55,9 +55,9 @@ class Fixed(Control):
         """All legs: they depend on the times alone."""
         legs = []
         for slot, (start, end) in enumerate(zip(problem.times, problem.times[1:], strict=False), start=1):
-            width, ends = end - start, []
-            for i in range(1, self.steps):
-                ends.append(start + width * (i / self.steps))
+            width = end - start
+            ends: list[Time] = []
+            ends.extend(start + width * (i / self.steps) for i in range(1, self.steps))
             ends.append(end)
             begin = start
             for i, stop in enumerate(ends):
@@ -88,7 +88,7 @@ class Adaptive(Control):
     """Steps as long as the error estimate allows: the root mean square of error/(atol + rtol·|x|) is kept at 1 or below.
 
     The next step is h·clamp(safety·r^(-β₁)·r_prev^β₂, min_factor, max_factor) with r the error ratio, q the order of the
-    estimate, β₁ = (integral + proportional)/(q+1), β₂ = proportional/(q+1). The default is the integral controller of the field.
+    estimate, β₁ = (integral + proportional)/(q+1), β₂ = proportional/(q+1). The default is the usual integral controller.
 
     Args:
         rtol: Relative tolerance, > 0.

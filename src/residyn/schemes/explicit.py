@@ -66,7 +66,7 @@ class Stages:
     __slots__ = ("_end", "f", "h", "ks", "t0", "t1", "tableau", "x0", "x1")
 
     def __init__(self, tableau: Tableau, f: Field, t0: Time, t1: Time, x: Tensor, first: Tensor) -> None:
-        h = (t1 - t0).to(x.dtype) if isinstance(t1, Tensor) or isinstance(t0, Tensor) else t1 - t0
+        h = step_size(t0, t1, x)
         ks = [first]
         for c, row in zip(tableau.c[1:], tableau.a[1:], strict=True):
             ks.append(f(t1 if c == 1.0 else t0 + c * h, combine(x, h, row, ks)))
@@ -96,6 +96,12 @@ class Stages:
         return combine(self.x0, self.h, [_powers(row, theta) for row in rows], self._all(len(rows)))
 
 
+def step_size(t0: Time, t1: Time, x: Tensor) -> Time:
+    """t1 - t0; where samples have their own, in the dtype of x."""
+    h = t1 - t0
+    return h.to(x.dtype) if isinstance(h, Tensor) else h
+
+
 def combine(x: Tensor | None, h: Time, weights: Any, ks: list[Tensor]) -> Tensor:
     """x + h·Σ w_i·k_i, one fused multiply-add a term; weights that are zero cost nothing, x = None stands for zero.
 
@@ -111,7 +117,7 @@ def combine(x: Tensor | None, h: Time, weights: Any, ks: list[Tensor]) -> Tensor
             else:
                 # in place once the sum is ours: half the memory traffic, and autograd saves nothing of an addition
                 total = total.add_(k, alpha=h * w) if owned else torch.add(total, k, alpha=h * w)
-        elif isinstance(w, float):
+        elif isinstance(h, Tensor) and isinstance(w, float):
             total = k * (h * w) if total is None else torch.addcmul(total, k, h, value=w)
         else:
             hw = h * w
@@ -144,11 +150,8 @@ def hermite(stages: Stages, order: int, theta: Time) -> Tensor:
             *(stages.f(stages.t0 + node * h, point) for node, point in zip(nodes_next[2:], points, strict=True)),
         ]
         nodes = nodes_next
-    if isinstance(theta, Tensor):
-        w_end, ws = _fit_tensor(nodes, theta)
-    else:
-        w_end, ws = _fit(nodes, theta)
-    return combine(x0 + w_end * (x1 - x0), h, ws, slopes)
+    last, ws = _fit_tensor(nodes, theta) if isinstance(theta, Tensor) else _fit(nodes, theta)
+    return combine(x0 + last * (x1 - x0), h, ws, slopes)
 
 
 # Nodes at which the derivative is known after each bootstrap round; degree = nodes + 1, and each round gains one order.

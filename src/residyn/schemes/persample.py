@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from residyn.results import Outcome, OutcomeKind
 from residyn.schemes import failure
 from residyn.schemes.problem import Leg, Problem, Report, Taken
 
@@ -118,7 +119,7 @@ def _initial_steps(control: Adaptive, problem: Problem, x0: Tensor, sign: Tensor
     return torch.minimum(100 * h0, h1).minimum(span).clamp(max=control.max_step)
 
 
-def _failed(problem: Problem, kind: str, which: Tensor, t: Tensor, x: Tensor, h: Tensor) -> failure.Outcome:
+def _failed(problem: Problem, kind: OutcomeKind, which: Tensor, t: Tensor, x: Tensor, h: Tensor) -> Outcome:
     """The outcome for the first sample that failed, looked at by itself."""
     row = int(which.flatten().to(torch.uint8).argmax())
     slope = problem.f(t, x)[row]
@@ -128,11 +129,12 @@ def _failed(problem: Problem, kind: str, which: Tensor, t: Tensor, x: Tensor, h:
     place = f"sample {row}, component {component}"
     if not failure.finite(slope):
         message = f"f(t, x) returned nan or inf at t = {time:.6g} with h = {step:.6g}, in {place}"
-        return failure.Outcome("non_finite", message, "see what f computes there", time, step, component, row)
+        return Outcome("non_finite", message, "see what f computes there", time, step, component, row)
     if kind == "max_steps":
-        message = f"{problem.control.max_steps} steps were tried and {place} has reached only t = {time:.6g}, h = {step:.6g}"
+        tried = problem.stats.accepted + problem.stats.rejected
+        message = f"{tried} steps were tried and {place} has reached only t = {time:.6g}, h = {step:.6g}"
         fix = "raise `max_steps`, loosen rtol and atol, or use an implicit scheme if the problem is stiff"
-        return failure.Outcome("max_steps", message, fix, time, step, component, row)
+        return Outcome("max_steps", message, fix, time, step, component, row)
     message = f"the step size of {place} fell to {step:.6g} at t = {time:.6g}"
     fix = "the solution has a singularity there, or f a jump: end before it, start again after it, or loosen atol"
-    return failure.Outcome("step_underflow", message, fix, time, step, component, row)
+    return Outcome("step_underflow", message, fix, time, step, component, row)

@@ -29,8 +29,9 @@ class Rhs:
         real = like.dtype.to_real() if like.dtype.is_complex else like.dtype
         self._time_dtype = real if real.itemsize >= 4 else torch.float32
         self._device = like.device
-        self._timeless = isinstance(f, Autonomous)
+        self.timeless = isinstance(f, Autonomous)
         self._first: tuple[Time, Tensor, Tensor] | None = None
+        self.coupled: bool | None = None  # whether samples depend on each other; found by the scheme that must know
 
     def __call__(self, t: Time, x: Tensor) -> Tensor:
         """f(t, x); a float time is made a tensor, once, where f may look at it."""
@@ -38,7 +39,7 @@ class Rhs:
         if first is not None and first[1] is x and first[0] is t and not torch.is_grad_enabled():
             return first[2]
         self.evaluations += 1
-        if not self._timeless and isinstance(t, float):
+        if not self.timeless and isinstance(t, float):
             t = torch.scalar_tensor(t, dtype=self._time_dtype, device=self._device)
         if self.layout is None:
             k = self.f(t, x, *self.args)

