@@ -60,7 +60,8 @@ _HOMES = {
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 _SUBPACKAGES = frozenset(
-    "analysis atlas branch calibrate dynamics errors flow gradients inverse nets report results roots schemes step testing".split()
+    "analysis atlas branch calibrate dynamics errors flow gradients inverse nets report results roots schemes step "
+    "testing".split()
 )
 
 __all__ = [

@@ -84,8 +84,9 @@ def _build(about: dict[str, Any], weights: dict[str, torch.Tensor], network: nn.
     if hidden is None and network is None:
         raise InputError("`model` must be handed in: this file holds the weights of a network of the caller's own, not ours")
     net = network if network is not None else mlp(inputs, width // int(about["order"]), [int(w) for w in hidden], 0)
-    zeros = torch.zeros(inputs, dtype=torch.float64), torch.zeros(width, dtype=torch.float64)
-    scaled = Scaled(net.to(torch.float64), zeros[0], zeros[0], zeros[1], zeros[1], int(about["order"]))
+    # four buffers of their own: weights are copied into them in place
+    centre, spread, shift, scale = (torch.zeros(n, dtype=torch.float64) for n in (inputs, inputs, width, width))
+    scaled = Scaled(net.to(torch.float64), centre, spread, shift, scale, int(about["order"]))
     scaled.load_state_dict(weights)
     least, typical, most = map(float, about["steps"])
     limit = math.inf if about["crossover"] is None else float(about["crossover"])

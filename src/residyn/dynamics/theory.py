@@ -12,9 +12,9 @@ the size (σ²/h)·√(tr C⁻¹/d): it grows as h falls.
 same pull, but no truncation error, because the step it was fitted for is the step it takes. So at equal steps the Euler
 rule can at best draw with the flow map.
 
-**Trapezoidal rule.** Fitting ½(f̃(y_k) + f̃(y_{k+1})) to (y_{k+1} - y_k)/h. ε_{k+1} - ε_k and ε_{k+1} + ε_k are uncorrelated, so the
-pull (σ²/h) cancels, only σ²·J·∇log p stays; and truncation falls to (h²/12)·‖x'''‖. This a derivative can do and a one-step map
-cannot, and why at small h the derivative wins: the two errors cross where (h²/12)·‖x'''‖ ≈ σ²·√(tr C⁻¹/d)/h.
+**Trapezoidal rule.** Fitting ½(f̃(y_k) + f̃(y_{k+1})) to (y_{k+1} - y_k)/h. ε_{k+1} - ε_k and ε_{k+1} + ε_k are uncorrelated, so
+the pull (σ²/h) cancels, only σ²·J·∇log p stays; and truncation falls to (h²/12)·‖x'''‖. This a derivative can do and a one-step
+map cannot, and why at small h the derivative wins: the two errors cross where (h²/12)·‖x'''‖ ≈ σ²·√(tr C⁻¹/d)/h.
 
 **Noise that moves the system** (process noise), or motion faster than the sampling, grows with the spacing of the samples. A
 one-step regression is then the conditional mean itself, without pull, while the trapezoidal rule takes the decay out of it:
@@ -38,11 +38,14 @@ from residyn.errors import InputError
 
 Rule = Literal["trapezoid", "euler", "measured"]
 
-RESOLUTION = 0.005
-"""Share of the rate below which errors are those of the network and its training, and no longer those of the route."""
+RESOLUTION = 0.002
+"""Share of the rate below which an error is taken to be that of the network and its training, and no longer of the route."""
 
 GROWTH = 1.25
 """Noise of measurement does not grow with the spacing (1), Brownian motion does (√2); this is between them."""
+
+UNRESOLVED = 0.5
+"""Noise, in standard deviations of the data, above which neighbours hardly know of each other: the motion is not resolved."""
 
 VISIBLE = 0.02
 """Noise, in standard deviations of the data, below which its kind does not matter."""
@@ -110,7 +113,7 @@ class Scales:
     @property
     def moved(self) -> bool:
         """Whether the noise seems to move the system, or the motion to be faster than the sampling."""
-        return self.growth > GROWTH and self.growth * self.noise > VISIBLE
+        return self.noise > UNRESOLVED or (self.growth > GROWTH and self.growth * self.noise > VISIBLE)
 
     def floor(self) -> float:
         """Rate error that a network and its training have anyway."""
