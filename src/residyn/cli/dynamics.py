@@ -6,6 +6,7 @@ import shlex
 import sys
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -52,6 +53,7 @@ def fit(
         say(f"model written to {model_out}")
     seconds = time.perf_counter() - began
     command = f"residyn dynamics fit {shlex.quote(file)} --target {target} --seed {seed}"
+    section = replace(section, seconds=seconds)
     result = Result("dynamics", section.title, [section], command, seed, provenance.versions("safetensors"), started, seconds)
     if output is not None:
         report.write(result, output)

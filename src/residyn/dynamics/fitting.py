@@ -133,9 +133,9 @@ def decision(scales: Scales, rule: Rule, limit: float, target: str) -> Finding:
     )
     if limit == 0.0:
         why = (
-            f"What looks like noise, {scales.noise:.2g} standard deviations, is {scales.growth:.2g} times as large at twice the "
-            "spacing: it moves the system, or the motion is faster than the sampling. A one-step map is then the conditional "
-            "mean, which the trapezoidal rule is not."
+            f"What looks like noise, {scales.noise:.2g} standard deviations, is {scales.growth:.2g} times as large at twice "
+            "the spacing: it moves the system, or the motion is faster than the sampling. A one-step map is then the "
+            "conditional mean, which the trapezoidal rule is not."
         )
     taken = better if target == "auto" else target
     fix = "" if taken == better else f'target="{better}" is the better choice by this estimate'

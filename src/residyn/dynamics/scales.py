@@ -95,7 +95,8 @@ def scales(pieces: Pieces) -> Scales:
     states = torch.cat([x for _, x in pieces])
     spread = spread_of(states)
     scaled = [(t, x / spread) for t, x in pieces]
-    sigma = noise(scaled)
+    # rounding counts as noise, or a constant would seem to move
+    sigma = noise(scaled).hypot(1e-15 * (states / spread).abs().amax(0))
     rate, second, third = (_rms(derivative_rms(scaled, k, sigma)) for k in (1, 2, 3))
     step = float(torch.cat([t.diff() for t, _ in pieces]).median())
     coarse = noise([(t[i::2], x[i::2]) for t, x in scaled for i in (0, 1)])

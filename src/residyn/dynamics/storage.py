@@ -17,7 +17,8 @@ from residyn.dynamics.model import Model
 from residyn.dynamics.networks import Scaled, mlp
 from residyn.dynamics.theory import Scales
 from residyn.errors import InputError
-from residyn.results import Finding
+from residyn.results import SCHEMA as RESULT
+from residyn.results import Result, Section
 
 SCHEMA = "residyn.dynamics.model/1"
 
@@ -70,7 +71,8 @@ def _describe(model: Model) -> dict[str, Any]:
         "steps": list(model.steps),
         "crossover": model.crossover if math.isfinite(model.crossover) else None,
         "scales": asdict(model.scales),
-        "findings": [asdict(finding) for finding in model.findings],
+        # a result knows how to write what JSON has no form for
+        "findings": Result("model", "", [Section("fit", "", findings=model.findings)]).to_dict()["sections"][0]["findings"],
     }
 
 
@@ -90,7 +92,8 @@ def _build(about: dict[str, Any], weights: dict[str, torch.Tensor], network: nn.
     scaled.load_state_dict(weights)
     least, typical, most = map(float, about["steps"])
     limit = math.inf if about["crossover"] is None else float(about["crossover"])
-    findings = [Finding(**item) for item in about["findings"]]
+    section = {"id": "", "title": "", "findings": about["findings"]}
+    findings = Result.from_dict({"schema": RESULT, "kind": "model", "title": "", "sections": [section]}).findings
     return Model(
         scaled, about["target"], about["rule"], limit, Scales(**about["scales"]), names, (least, typical, most), controls,
         int(about["order"]), hidden, findings,

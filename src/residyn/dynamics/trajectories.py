@@ -115,6 +115,8 @@ def _pieces(name: str, value: Any, axes: int, trajectory: Any) -> list[Tensor]:
         several = False  # rows of numbers: one trajectory written as nested lists
     if several and trajectory is not None:
         raise InputError(f"`trajectory` must be left out where `{name}` is a list, got both; a list says it already")
+    if isinstance(value, (list, tuple)) and not value:
+        raise InputError(f"`{name}` must hold at least one trajectory, got an empty list; read a file that has one")
     pieces = [_tensor(name, item, axes) for item in (value if several else [value])]
     if trajectory is None:
         return pieces
