@@ -60,7 +60,9 @@ def golub_kahan(
             process.step(adjoint if len(process.alphas) == len(process.right) else apply)
             spent += 1
             best = torch.maximum(best, process.values[-1])
-            done = bool((process.error() <= rtol * best).all()) or bool((best > enough).any())
+            # After a restart the process has to see the second value again before a gap means anything.
+            settled = spent == len(process.values) or len(process.values) >= 10
+            done = (settled and bool((process.error() <= rtol * best).all())) or bool((best > enough).any())
             if done or spent >= limit:
                 return Extreme(best, process.vector(), done)
         start = process.vector()
@@ -105,7 +107,9 @@ class _Bidiagonal:
             first, second, component = self._before
             residual = grew[-1] * component
             gap = torch.maximum(first - second, residual).clamp(min=1e-300)
-            self._bound = (residual**2 / gap - (s[:, 0] - first)).clamp(min=0.0)
+            bound, gain = residual**2 / gap, s[:, 0] - first
+            # A bound that the gain has overtaken was wrong: the gap was to a value that is itself still rising.
+            self._bound = torch.where(gain > bound, gain, (bound - gain).maximum(gain / 10))
         component = (vh[:, 0, -1] if grew is self.betas else u[:, -1, 0]).abs()
         self._before = (s[:, 0], s[:, 1] if s.shape[1] > 1 else torch.zeros_like(s[:, 0]), component)
         self.values.append(s[:, 0])
@@ -147,7 +151,7 @@ def lanczos(
     tolerance: float,
     scale: float = 0.0,
     limit: int = 300,
-    enough: float = math.inf,
+    sign: bool = False,
     keep: int = 60,
 ) -> tuple[Extreme, float]:
     """Largest (rightmost) eigenvalue of one symmetric operator, by Lanczos with full orthogonalisation.
@@ -155,10 +159,11 @@ def lanczos(
     Args:
         apply: A = Aᵀ, on `(1, n)`.
         start: Unit vector, `(1, n)`.
-        tolerance: Error to stop at, relative to the largest modulus seen, estimated as r²/gap.
+        tolerance: Error to stop at, relative to the largest modulus seen, estimated as 10·r²/gap (the gap is to a value
+            that still rises).
         scale: A modulus that counts as seen.
         limit: Products at most.
-        enough: Stop as soon as the value exceeds this times the largest modulus.
+        sign: Stop as soon as the sign is plain: a hundredth of the largest modulus above 0, or ten residuals below.
         keep: Steps before the process starts again from its best vector.
 
     Returns:
@@ -176,15 +181,22 @@ def lanczos(
             spent += 1
             diagonal.append(float((w * basis[-1]).sum()))
             beta, v = normalised(orthogonal(w, basis))
+            if len(diagonal) > 32 and len(diagonal) % 8 and len(diagonal) < keep and beta > 0:
+                off.append(float(beta))
+                basis.append(v)
+                continue  # the small eigenproblem is no longer small against a product
             values, vectors = torch.linalg.eigh(_tridiagonal(diagonal, off[1:]))
             scale = max(scale, float(values.abs().max()))
             top = max(top, float(values[-1]))
             residual = float(beta * vectors[-1, -1].abs())
             gap = max(float(values[-1] - values[-2]) if len(values) > 1 else 0.0, residual)
-            done = residual == 0.0 or residual**2 <= tolerance * scale * gap or top > enough * scale
+            # After a restart the process has to see the second value again before a gap means anything.
+            settled = spent == len(diagonal) or len(diagonal) >= 8
+            done = residual == 0.0 or (settled and 10 * residual**2 <= tolerance * scale * gap)
+            done |= sign and (top > 1e-2 * scale or (len(diagonal) >= 4 and top + 10 * residual < 0))
             off.append(float(beta))
             if done or spent >= limit:
-                return Extreme(torch.tensor([top]).double(), combination(vectors[:, -1:].T, basis), done), scale
+                return Extreme(torch.tensor([top], dtype=torch.float64), combination(vectors[:, -1:].T, basis), done), scale
             basis.append(v)
         start = combination(vectors[:, -1:].T, basis[:-1])
 
