@@ -39,8 +39,9 @@ def noise(pieces: Pieces) -> Tensor:
     """
     width = pieces[0][1].shape[1]
     least = torch.full((width,), math.inf, dtype=torch.float64)
+    stacks = _stacked(pieces)
     for order in _ORDERS:
-        squares = [_combination(t, x, order)[0].square() for t, x in pieces if len(t) > order]
+        squares = [_combination(t, x, order)[0].square() for t, x in stacks if t.shape[1] > order]
         if squares and sum(map(len, squares)) >= 3:
             least = torch.minimum(least, torch.cat(squares).mean(0))
     return torch.where(least.isfinite(), least, 0.0).sqrt()
@@ -59,12 +60,13 @@ def derivative_rms(pieces: Pieces, order: int, sigma: Tensor) -> Tensor:
     Returns:
         The root mean square, `(d,)`.
     """
+    stacks = _stacked(pieces)
     longest = max(len(t) for t, _ in pieces)
     result = torch.zeros_like(sigma)
     open_ = torch.ones_like(sigma, dtype=torch.bool)
     stride = 1
     while bool(open_.any()) and order * stride < longest:
-        parts = [_combination(t[i::stride], x[i::stride], order) for t, x in pieces for i in range(stride)]
+        parts = [_combination(t[:, i::stride], x[:, i::stride], order) for t, x in stacks for i in range(stride)]
         # value = derivative/scale + noise of unit weights: so derivative² = (value² - σ²)·scale²
         values = torch.cat([value * scale[:, None] for value, scale in parts])
         scales = torch.cat([scale for _, scale in parts])
@@ -122,16 +124,26 @@ def _pull(states: Tensor, sigma: Tensor) -> float:
 
 
 def _combination(t: Tensor, x: Tensor, order: int) -> tuple[Tensor, Tensor]:
-    """Unit-weight combinations `(m, d)` of order+1 neighbours, and the factor `(m,)` that makes the derivative of them."""
-    if len(t) <= order:
-        return x.new_zeros(0, x.shape[1]), x.new_zeros(0)
-    windows = t.unfold(0, order + 1, 1)  # (m, q+1)
-    gaps = windows[:, :, None] - windows[:, None, :]
-    gaps = gaps + torch.eye(order + 1, dtype=t.dtype)
-    weights = 1 / gaps.prod(2)  # (m, q+1), divided differences
-    norm = weights.norm(dim=1)
-    values = torch.einsum("mq,mdq->md", weights / norm[:, None], x.unfold(0, order + 1, 1))
-    return values, norm * math.factorial(order)
+    """Unit-weight combinations `(m, d)` of order+1 neighbours, and the factor `(m,)` that makes the derivative of them.
+
+    Times are `(k, n)`, states `(k, n, d)`.
+    """
+    if t.shape[1] <= order:
+        return x.new_zeros(0, x.shape[2]), x.new_zeros(0)
+    windows = t.unfold(1, order + 1, 1)  # (k, n-q, q+1)
+    gaps = windows[..., :, None] - windows[..., None, :]
+    weights = 1 / (gaps + torch.eye(order + 1, dtype=t.dtype)).prod(-1)  # (k, n-q, q+1), divided differences
+    norm = weights.norm(dim=-1, keepdim=True)
+    values = (x.unfold(1, order + 1, 1) * (weights / norm)[:, :, None]).sum(-1)  # (k, n-q, d)
+    return values.flatten(0, 1), norm.flatten() * math.factorial(order)
+
+
+def _stacked(pieces: Pieces) -> list[tuple[Tensor, Tensor]]:
+    """Trajectories of equal length in one tensor each: times `(k, n)`, states `(k, n, d)`."""
+    groups: dict[int, list[tuple[Tensor, Tensor]]] = {}
+    for t, x in pieces:
+        groups.setdefault(len(t), []).append((t, x))
+    return [(torch.stack([t for t, _ in group]), torch.stack([x for _, x in group])) for group in groups.values()]
 
 
 def _rms(values: Tensor) -> float:
