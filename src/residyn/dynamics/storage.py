@@ -25,7 +25,7 @@ SCHEMA = "residyn.dynamics.model/1"
 
 def save(model: Model, path: str | Path) -> None:
     """Write a model; see `Model.save`."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save as serialise
 
     target, side = _paths(path)
     if not target.parent.is_dir():
@@ -35,7 +35,7 @@ def save(model: Model, path: str | Path) -> None:
     weights = {name: value.detach().cpu().contiguous() for name, value in model.net.state_dict().items()}
     text = json.dumps(_describe(model), ensure_ascii=False, indent=1, allow_nan=False) + "\n"
     # the description last: a reader that finds it finds its weights too
-    _replace(target, lambda draft: save_file(weights, draft))
+    _replace(target, lambda draft: draft.write_bytes(serialise(weights)))
     _replace(side, lambda draft: _write_text(draft, text))
 
 
@@ -120,7 +120,7 @@ def _read(side: Path) -> dict[str, Any]:
     return about
 
 
-def _replace(target: Path, write: Callable[[Path], None]) -> None:
+def _replace(target: Path, write: Callable[[Path], object]) -> None:
     """Write beside the place, then move there: half a file is never seen."""
     draft = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
