@@ -15,13 +15,13 @@ FLOORS = (
     ("errors", "results", "provenance"),
     ("state", "step", "branch"),
     ("schemes", "roots", "gradients"),
-    ("flow",),
+    ("flow", "interpolation"),
     ("analysis",),
     ("audit", "training", "testing", "compat"),
     ("inverse", "dynamics", "quantum", "protein", "graph", "nets", "robust", "transfer", "calibrate"),
     ("atlas",),
     ("report",),
-    ("cli",),
+    ("cli", "__main__"),
 )
 DOMAINS = FLOORS[6]
 FLOOR = {room: height for height, rooms in enumerate(FLOORS) for room in rooms}

@@ -17,8 +17,21 @@ if TYPE_CHECKING:
     from residyn.flow import Equilibrium, Flow, Solution, solve
     from residyn.gradients import Backprop, Checkpoint, Implicit, Replay
     from residyn.results import Estimate, Finding, Outcome, Result
-    from residyn.roots import Anderson, FixedPoint
-    from residyn.schemes import RK4, Adaptive, Dopri5, Dopri8, Euler, Fixed, Heun, Midpoint, Tsit5
+    from residyn.roots import Anderson, FixedPoint, Newton
+    from residyn.schemes import (
+        RK4,
+        Adaptive,
+        BackwardEuler,
+        Dopri5,
+        Dopri8,
+        Euler,
+        Fixed,
+        Heun,
+        Kvaerno5,
+        Midpoint,
+        Rodas5P,
+        Tsit5,
+    )
     from residyn.step import Residual, Stack
 
 _HOMES = {
@@ -28,8 +41,21 @@ _HOMES = {
     "residyn.flow": ("Equilibrium", "Flow", "Solution", "solve"),
     "residyn.gradients": ("Backprop", "Checkpoint", "Implicit", "Replay"),
     "residyn.results": ("Estimate", "Finding", "Outcome", "Result"),
-    "residyn.roots": ("Anderson", "FixedPoint"),
-    "residyn.schemes": ("RK4", "Adaptive", "Dopri5", "Dopri8", "Euler", "Fixed", "Heun", "Midpoint", "Tsit5"),
+    "residyn.roots": ("Anderson", "FixedPoint", "Newton"),
+    "residyn.schemes": (
+        "RK4",
+        "Adaptive",
+        "BackwardEuler",
+        "Dopri5",
+        "Dopri8",
+        "Euler",
+        "Fixed",
+        "Heun",
+        "Kvaerno5",
+        "Midpoint",
+        "Rodas5P",
+        "Tsit5",
+    ),
     "residyn.step": ("Residual", "Stack"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
@@ -42,6 +68,7 @@ __all__ = [
     "Adaptive",
     "Anderson",
     "Backprop",
+    "BackwardEuler",
     "Checkpoint",
     "Dopri5",
     "Dopri8",
@@ -55,13 +82,16 @@ __all__ = [
     "Heun",
     "Implicit",
     "InputError",
+    "Kvaerno5",
     "Midpoint",
     "MissingExtraError",
+    "Newton",
     "Outcome",
     "Replay",
     "Residual",
     "ResidynError",
     "Result",
+    "Rodas5P",
     "Solution",
     "SolveError",
     "Stack",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import warnings
 from collections.abc import Callable, Sequence
@@ -17,8 +18,9 @@ from residyn.gradients.base import GradientMode
 from residyn.gradients.implicit import Implicit
 from residyn.gradients.replay import Replay
 from residyn.results import Outcome
+from residyn.roots.anderson import Anderson
 from residyn.roots.base import Root, RootFinder
-from residyn.roots.fixed_point import Anderson
+from residyn.schemes import failure
 from residyn.schemes.base import Scheme
 from residyn.schemes.collapse import collapse
 from residyn.schemes.control import Adaptive, Control, Fixed, default_control
@@ -139,20 +141,21 @@ def solve(
     >>> round(float(solution.x[-1]), 5)
     0.36788
     """
-    scheme = scheme or Dopri5()
-    problem = _problem(f, x0, t, args, scheme, control)
-    times = torch.as_tensor(t)
-    gradient = gradient or Replay()
-    collapsed = _collapsed(problem)
+    times = _as_tensor(t)
+    problem = _problem(f, x0, times, args, Dopri5() if scheme is None else scheme, control)
+    gradient = Replay() if gradient is None else gradient
+    if not isinstance(gradient, GradientMode):
+        raise InputError(f"`gradient` must be a gradient mode such as Replay(), got {gradient!r}; pass an instance")
+    collapsed = None if times.requires_grad else _collapsed(problem)
     if collapsed is not None:
         x, kept = collapsed, None
     else:
         start = problem.x0
-        if isinstance(t, Tensor) and t.requires_grad:
-            problem.x0 = _shift_start(problem, t)
+        if times.requires_grad:
+            problem.x0 = _shift_start(problem, times)
         x, kept = gradient.march(problem), problem
-        if isinstance(t, Tensor) and t.requires_grad:
-            x = _shift_reports(problem, t, x, start)
+        if times.requires_grad:
+            x = _shift_reports(problem, times, x, start)
     layout = problem.f.layout
     reported = (times.T if times.ndim == 2 else times)[: len(x)]
     solution = Solution(reported, x if layout is None else layout.unpack(x), problem.stats, problem.outcome, kept)
@@ -161,8 +164,20 @@ def solve(
     return solution
 
 
+def _as_tensor(t: Any) -> Tensor:
+    """The times as a tensor: as it came, or, of Python numbers, in double precision; tensors in a list keep their gradient."""
+    if isinstance(t, Tensor):
+        return t
+    try:
+        if isinstance(t, (list, tuple)) and any(isinstance(item, Tensor) for item in t):
+            return torch.stack([torch.as_tensor(item, dtype=torch.float64, device="cpu") for item in t])
+        return torch.as_tensor(t, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError):
+        raise InputError(f"`t` must be real times, (n,) or (B, n), got {t!r:.60}; write t=[0.0, 1.0] or a tensor") from None
+
+
 def _problem(
-    f: Callable[..., Any], x0: State, t: Any, args: tuple[Any, ...], scheme: Scheme, control: Control | None
+    f: Callable[..., Any], x0: State, t: Tensor, args: tuple[Any, ...], scheme: Scheme, control: Control | None
 ) -> Problem:
     """All checks, once; nothing deeper checks again."""
     if not isinstance(scheme, Scheme):
@@ -179,8 +194,9 @@ def _problem(
     if not isinstance(args, tuple):
         raise InputError(f"`args` must be a tuple, got {type(args).__name__}; write args=(a,) for one argument")
     _check_order_of_arguments(f)
-    own_times = isinstance(t, Tensor) and t.ndim == 2
-    batched = own_times or (isinstance(control, Adaptive) and control.per_sample)
+    if t.ndim == 2 and isinstance(control, Adaptive):
+        control = dataclasses.replace(control, per_sample=True)  # times of one's own are met by steps of one's own
+    batched = t.ndim == 2 or (isinstance(control, Adaptive) and control.per_sample)
     if isinstance(control, Adaptive):
         scheme = scheme.tuned(control.rtol, control.atol)
     as_real = scheme.real_state and any(leaf.is_complex() for leaf in leaves(x0))
@@ -210,16 +226,14 @@ def _check_state(x: Tensor, batched: bool) -> None:
         raise InputError(f"`x0` must not be empty, got shape {tuple(x.shape)}")
     if batched and x.ndim < 1:
         raise InputError("`x0` must have a sample axis, (B, …), for steps or times a sample, got a tensor without axes")
-    from residyn.schemes.failure import finite
-
-    if not finite(x):
+    if not failure.finite(x):
         at = int((~torch.isfinite(x)).flatten().to(torch.uint8).argmax())
         raise InputError(f"`x0` must be finite, got {x.flatten()[at].item()} at flat index {at}; clean the data first")
 
 
-def _times(t: Any, x: Tensor, batched: bool) -> list[Any]:
+def _times(t: Tensor, x: Tensor, batched: bool) -> list[Any]:
     """The times as floats, or, for samples on their own, as tensors `(B, 1, …)`."""
-    times = torch.as_tensor(t).detach()
+    times = t.detach()
     if times.is_complex() or times.dtype == torch.bool:
         raise InputError(f"`t` must be real, got {times.dtype}")
     hint = "" if times.ndim <= 1 else "; if x0 and t are swapped: solve(f, x0, t)"
@@ -230,17 +244,17 @@ def _times(t: Any, x: Tensor, batched: bool) -> list[Any]:
     if not bool(torch.isfinite(rows).all()):
         raise InputError("`t` must be finite, got nan or inf")
     if not bool(((steps > 0).all(1) | (steps < 0).all(1)).all()):
-        at = int(((steps == 0) | (torch.sign(steps) != torch.sign(steps[:, :1]))).any(0).to(torch.uint8).argmax())
-        pair = [round(v, 6) for v in rows[0, at : at + 2].tolist()]
-        raise InputError(
-            f"`t` must be strictly increasing or decreasing, got {pair} at index {at}; sort it, drop repeats{hint}"
-        )
+        wrong = (steps == 0) | (torch.sign(steps) != torch.sign(steps[:, :1]))
+        row, at = divmod(int(wrong.to(torch.uint8).argmax()), steps.shape[1])
+        pair = [float(f"{v:.9g}") for v in rows[row, at : at + 2].tolist()]
+        where = f"index {at}" if times.ndim == 1 else f"index {at} of sample {row}"
+        raise InputError(f"`t` must be strictly increasing or decreasing, got {pair} at {where}; sort it, drop repeats{hint}")
     if not batched:
         return list(rows[0].tolist())
     if times.ndim == 2 and len(times) != len(x):
         raise InputError(f"`t` must have a row for each sample, ({len(x)}, n), got shape {tuple(times.shape)}{hint}")
-    real = x.dtype.to_real() if x.is_complex() else x.dtype
-    rows = rows.expand(len(x), -1).to(x.device, real)
+    # in double precision, as the times all samples share are; not every device has it
+    rows = rows.expand(len(x), -1).to(x.device, torch.float32 if x.device.type == "mps" else torch.float64)
     return [column.reshape(len(x), *[1] * (x.ndim - 1)) for column in rows.unbind(1)]
 
 
@@ -251,11 +265,17 @@ def _collapsed(problem: Problem) -> Tensor | None:
         return None
     if f.args or f.layout is not None or isinstance(problem.times[0], Tensor):
         return None
-    problem.stats.accepted = control.steps * (len(problem.times) - 1)
     states = [problem.x0]
     for start, end in zip(problem.times, problem.times[1:], strict=False):
         states.append(collapse(f.f.branch, problem.scheme, (end - start) / control.steps, control.steps, states[-1]))
-    return torch.stack(states)
+    x = torch.stack(states)
+    if not failure.finite(x):
+        first = next(i for i, state in enumerate(states) if not failure.finite(state))
+        h = (problem.times[first] - problem.times[first - 1]) / control.steps
+        problem.outcome = failure.overflow(problem, problem.times[first - 1], h, states[first])
+        x = x[:first]
+    problem.stats.accepted = control.steps * (len(x) - 1)
+    return x
 
 
 def _shift_start(problem: Problem, t: Tensor) -> Tensor:
@@ -335,11 +355,11 @@ class Equilibrium(nn.Module):
         f: The map f(x, u) from a state `(B, …)` and the input to a state of the same shape.
         root: The root finder.
         gradient: The implicit gradient, with its own root finder for the backward equation.
-        throw: Whether to raise where the root finder does not converge; otherwise it is a warning.
+        throw: Whether to raise where the solve, forward or backward, does not converge; otherwise it is a warning.
 
     Attributes:
-        forward_root: The last forward solve: residuals, iterations, convergence a sample.
-        backward_root: The last backward solve.
+        forward_root: The last forward solve: residuals, iterations, convergence a sample, and the reason if it failed.
+        backward_root: The backward solve that belongs to it, once a gradient has come back.
 
     Raises:
         SolveError: On use, if the root finder does not converge and `throw` is set.
@@ -372,42 +392,60 @@ class Equilibrium(nn.Module):
         self.forward_root = self.backward_root = None
 
     def forward(self, u: Any, x0: Tensor | None = None) -> Tensor:
-        """x with x = f(x, u), from the guess x0 (zeros of the shape of u if not given)."""
+        """x with x = f(x, u).
+
+        Args:
+            u: The input: whatever f takes, a tensor or a tuple, list or dict of them; all get gradients.
+            x0: The guess, `(B, …)`; zeros of the shape of u if not given. A solution for a similar input is a warm start. It
+                takes no part in the gradient: the solution does not depend on it.
+
+        Raises:
+            InputError: If x0 is missing where u is no tensor, or f does not return its shape.
+            SolveError: If the root finder does not converge and `throw` is set.
+        """
         if x0 is None:
             if not isinstance(u, Tensor):
                 raise InputError(f"`x0` must be given where u is no tensor, got u of type {type(u).__name__}")
             x0 = torch.zeros_like(u)
-        if x0.ndim < 1:
-            raise InputError("`x0` must have a sample axis, (B, …), got a tensor without axes")
-        with torch.no_grad():
-            image = self.f(x0, u)
-            if image.shape != x0.shape:
-                raise InputError(
-                    f"`f` must return the shape of x, {tuple(x0.shape)}, got {tuple(image.shape)}; pass x0 in the state's shape"
-                )
-            found = self.root.solve(lambda x: self.f(x, u), x0)
+        cut = _detached(u)
+        found = self.root.solve(lambda x: self.f(x, cut), x0)
         self.forward_root = found
-        if not bool(found.converged.all()):
+        self.backward_root = None
+        if not found:
             self._complain(found)
         if not torch.is_grad_enabled():
             return found.x
-        return self.gradient.attach(lambda x: self.f(x, u), found.x, self._remember)
+        return self.gradient.attach(
+            lambda x: self.f(x, u), found.x, self._remember, local=lambda x: self.f(x, cut), throw=self.throw
+        )
 
     def _remember(self, root: Root) -> None:
         self.backward_root = root
 
     def _complain(self, found: Root) -> None:
-        sample = int(torch.nan_to_num(found.residual, nan=float("inf")).argmax())
+        sample, residual = found.worst
         outcome = Outcome(
             "root_failed",
-            f"the equilibrium was not reached: relative residual {float(found.residual[sample]):.2e} on sample {sample} after "
-            f"{found.iterations} iterations, tolerance {self.root.tol:.0e}",
-            "raise max_iterations, use another root finder, or make f a contraction (spectral norm below 1)",
+            f"the equilibrium was not reached: relative residual {residual:.2e} on sample {sample} after "
+            f"{found.iterations} iterations, tolerance {self.root.tol:.0e} ({found.reason})",
+            "raise max_iterations, use Broyden() or Newton() of residyn.roots, or make f a contraction (spectral norm below 1)",
             sample=sample,
         )
         if self.throw:
             raise SolveError(outcome)
         warnings.warn(str(outcome), ResidynWarning, stacklevel=3)
+
+
+def _detached(u: Any) -> Any:
+    """An input without its history; what is no tensor stays."""
+    if isinstance(u, Tensor):
+        return u.detach()
+    if isinstance(u, dict):
+        return {key: _detached(item) for key, item in u.items()}
+    if isinstance(u, (tuple, list)):
+        items = [_detached(item) for item in u]
+        return type(u)(*items) if hasattr(u, "_fields") else type(u)(items)
+    return u
 
 
 __all__ = ["Equilibrium", "Flow", "Solution", "autonomous", "solve"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,6 +52,26 @@ def _rebuild(tree: State, items: Any) -> State:
     return type(tree)(rebuilt)
 
 
+def _matched(like: State, tree: State, name: str) -> Iterator[Tensor]:
+    """The tensors of what f returned, in the order of the state `like`."""
+    if isinstance(like, Tensor):
+        if not isinstance(tree, Tensor):
+            raise InputError(f"`{name}` must be a tensor as in x, got {type(tree).__name__}; return dx/dt")
+        yield tree
+    elif isinstance(like, Mapping):
+        if not isinstance(tree, Mapping) or tree.keys() != like.keys():
+            got = f"those of {sorted(map(repr, tree))}" if isinstance(tree, Mapping) else type(tree).__name__
+            raise InputError(f"`f` must return a dict with the keys of x, {sorted(map(repr, like))}, got {got}")
+        for key, item in like.items():
+            yield from _matched(item, tree[key], f"{name}[{key!r}]")
+    else:
+        if not isinstance(tree, (tuple, list)) or len(tree) != len(like):
+            got = f"{len(tree)} of them" if isinstance(tree, (tuple, list)) else type(tree).__name__
+            raise InputError(f"`f` must return a tuple of {len(like)} as in x, got {got}; return dx/dt for each")
+        for i, (item, slope) in enumerate(zip(like, tree, strict=True)):
+            yield from _matched(item, slope, f"{name}[{i}]")
+
+
 @dataclass(frozen=True)
 class Layout:
     """Where each leaf of a state lies in its row: `(N,)`, or `(B, n)` with `batched` for a row a sample.
@@ -92,8 +112,30 @@ class Layout:
 
     def pack(self, tree: State) -> Tensor:
         """The state as one row (a row a sample)."""
+        return self._row(leaves(tree))
+
+    def pack_slope(self, tree: State) -> Tensor:
+        """What f returned as one row; entries of a dict are found by their keys, in whatever order they come.
+
+        Raises:
+            InputError: If its structure, shapes or dtypes are not those of the state.
+        """
+        items = list(_matched(self.tree, tree, "f(t, x)"))
+        shapes = tuple(item.shape for item in items)
+        if shapes != self.shapes:
+            want, got = [tuple(s) for s in self.shapes], [tuple(s) for s in shapes]
+            raise InputError(f"`f` must return tensors of the shapes in x, {want}, got {got}; return dx/dt for each of them")
+        dtypes = tuple(item.dtype for item in items)
+        if dtypes != self.dtypes:
+            expected, found = list(map(str, self.dtypes)), list(map(str, dtypes))
+            raise InputError(
+                f"`f` must return tensors of the dtypes in x, {expected}, got {found}; convert x0 or the parameters of f"
+            )
+        return self._row(items)
+
+    def _row(self, items: list[Tensor]) -> Tensor:
         rows = []
-        for item in leaves(tree, "f(t, x)"):
+        for item in items:
             real = torch.view_as_real(item) if self.as_real and item.is_complex() else item
             rows.append(real.reshape(real.shape[0], -1) if self.batched else real.reshape(-1))
         return torch.cat(rows, dim=-1)

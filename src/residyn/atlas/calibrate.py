@@ -165,8 +165,7 @@ def _findings(o: _Outcome, count: int) -> list[Finding]:
             "pass" if float(as_temperature) <= 1e-6 else "fail",
             float(as_temperature),
             0.0,
-            why="The residual step is temperature scaling under another name; passes at 1e-6, a few roundings of "
-            "float32.",
+            why="The residual step is temperature scaling under another name; passes at 1e-6, a few roundings of float32.",
         ),
     ]
 

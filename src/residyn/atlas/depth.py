@@ -187,8 +187,7 @@ def _training(best: list[_Trained], depth: int) -> list[Finding]:
         ),
         Finding(
             "depth.accuracy",
-            f"Test accuracy lost from the shallowest to {depth} residual blocks (plain: "
-            f"{_lost(best, False, depth):.3f})",
+            f"Test accuracy lost from the shallowest to {depth} residual blocks (plain: {_lost(best, False, depth):.3f})",
             "pass" if _lost(best, True, depth) < 0.5 * _lost(best, False, depth) else "fail",
             _lost(best, True, depth),
             0.0,
@@ -236,8 +235,7 @@ def _figures(starts: dict[bool, _Start], best: list[_Trained], depths: tuple[int
             Series(f"{name}, measured", x, [start.alike[k] for k in every], "points"),
         ]
     curves = [
-        Series(names[s], [float(d) for d in depths], [t.accuracy for t in best if t.shortcut == s], "points")
-        for s in names
+        Series(names[s], [float(d) for d in depths], [t.accuracy for t in best if t.shortcut == s], "points") for s in names
     ]
     chance = Series("guessing", [float(depths[0]), float(depths[-1])], [0.1, 0.1])
     return [

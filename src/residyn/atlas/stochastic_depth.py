@@ -211,8 +211,7 @@ def _graceful(runs: dict[str, list[_Run]], depth: int) -> list[Finding]:
             "pass" if lost["dropped"] < 1 / depth else "fail",
             lost["dropped"],
             1 / depth,
-            why="Theory: a block of L carries 1/L if all share the work evenly, less if others can stand in. Passes "
-            "below.",
+            why="Theory: a block of L carries 1/L if all share the work evenly, less if others can stand in. Passes below.",
         ),
         Finding(
             "stochastic-depth.plain",
@@ -283,9 +282,7 @@ def _summary(findings: list[Finding], depth: int, regimes: tuple[_Regime, ...]) 
     )
 
 
-def _figures(
-    runs: dict[str, list[_Run]], findings: list[Finding], depth: int, regimes: tuple[_Regime, ...]
-) -> list[Figure]:
+def _figures(runs: dict[str, list[_Run]], findings: list[Finding], depth: int, regimes: tuple[_Regime, ...]) -> list[Figure]:
     curves = []
     for kind in KINDS:
         blocks = PLAIN_DEPTH if kind == "plain" else depth

@@ -212,8 +212,7 @@ def _reached(fits: list[_Fit]) -> Finding:
         fits[worst].reached,
         theory[worst],
         "signal variance",
-        why=f"The least error of a single strength is σ_x²·σ_n²/(σ_x² + σ_n²); passes within {TOLERANCE:.0%} at every "
-        "level.",
+        why=f"The least error of a single strength is σ_x²·σ_n²/(σ_x² + σ_n²); passes within {TOLERANCE:.0%} at every level.",
     )
 
 
@@ -223,8 +222,7 @@ def _frequency(rings: _Rings) -> Finding:
     expected = math.sqrt(sum(e * e for e in rings.error) / len(off))
     return Finding(
         "wiener.frequency",
-        f"Root mean square gap between the gain fitted at each of {len(off)} frequencies and the Wiener filter, at 10 "
-        "dB",
+        f"Root mean square gap between the gain fitted at each of {len(off)} frequencies and the Wiener filter, at 10 dB",
         "pass" if root <= 1.5 * expected else "fail",
         root,
         expected,
@@ -373,9 +371,7 @@ def _blind_figures(blind: list[_Blind]) -> list[Figure]:
 
 
 def _fit_table(fits: list[_Fit]) -> Table:
-    rows: list[list[float | str | None]] = [
-        [f.decibels, f.fitted, f.theory, f.fitted / f.theory - 1, f.error] for f in fits
-    ]
+    rows: list[list[float | str | None]] = [[f.decibels, f.fitted, f.theory, f.fitted / f.theory - 1, f.error] for f in fits]
     return Table("Strength", ["SNR (dB)", "a fitted", "a theory", "relative gap", "relative standard error"], rows)
 
 

@@ -67,9 +67,7 @@ def labels(values: Any, table: Tensor) -> Tensor:
         raise InputError(f"`labels` must be ({len(table)},), one a row of scores, got {tuple(numbers.shape)}")
     low, high, classes = int(numbers.min()), int(numbers.max()), table.shape[1]
     if low < 0 or high >= classes:
-        raise InputError(
-            f"`labels` must lie in [0, {classes - 1}], got {low if low < 0 else high}; count classes from 0"
-        )
+        raise InputError(f"`labels` must lie in [0, {classes - 1}], got {low if low < 0 else high}; count classes from 0")
     return numbers.to(table.device, torch.int64)
 
 

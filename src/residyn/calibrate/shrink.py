@@ -62,9 +62,7 @@ class Shrink:
         z = inputs.scores(logits, "logits")
         y = inputs.labels(labels, z)
         if inputs.is_probabilities(z):
-            raise InputError(
-                "`logits` must be logits, got rows that sum to 1; pass the logarithms of the probabilities"
-            )
+            raise InputError("`logits` must be logits, got rows that sum to 1; pass the logarithms of the probabilities")
         right = z.gather(1, y[:, None])[:, 0]
         z, right = z - z.amax(1, keepdim=True), right - z.amax(1)
         if bool((right == 0).all()):
@@ -94,14 +92,12 @@ class Shrink:
             ResidynError: If `fit` was not called before.
         """
         if not hasattr(self, "lam"):
-            raise ResidynError(
-                "`Shrink` must be fitted before `transform`; call fit(logits, labels) with held-out data"
-            )
+            raise ResidynError("`Shrink` must be fitted before `transform`; call fit(logits, labels) with held-out data")
         if isinstance(logits, Tensor):
             shrunk: Any = Residual(torch.neg, self.lam)(logits)
         else:
             shrunk = np.asarray(logits) * np.asarray(1.0 - self.lam, dtype=np.asarray(logits).dtype)
-        return shrunk  # type: ignore[no-any-return]
+        return shrunk
 
 
 def stationarity(logits: Scores, labels: Labels, lam: float) -> tuple[float, float]:

@@ -55,4 +55,4 @@ def like(planes: Tensor, image: I) -> I:
         pixels = pixels.round().clamp(span.min, span.max)
     pixels = pixels.to(dtype).contiguous()
     result: Any = pixels.numpy() if isinstance(given, np.ndarray) else pixels
-    return result  # type: ignore[no-any-return]
+    return result

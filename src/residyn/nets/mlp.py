@@ -36,9 +36,7 @@ class MLP(nn.Sequential):
 
     def __init__(self, *sizes: int) -> None:
         if len(sizes) < 2 or min(sizes) < 1:
-            raise InputError(
-                f"`sizes` must be two or more widths >= 1, got {sizes}; write MLP(inputs, hidden, outputs)"
-            )
+            raise InputError(f"`sizes` must be two or more widths >= 1, got {sizes}; write MLP(inputs, hidden, outputs)")
         layers: list[nn.Module] = []
         for inputs, outputs in itertools.pairwise(sizes):
             layers += [nn.Linear(inputs, outputs), nn.ReLU()]

@@ -53,13 +53,9 @@ class ResNet(nn.Module):
         if not branches:
             raise InputError("`branches` must hold at least one module, got none; each becomes a block")
         if keep is not None and len(keep) != len(branches):
-            raise InputError(
-                f"`keep` must have one probability a branch, {len(branches)}, got {len(keep)}; see nets.survival"
-            )
+            raise InputError(f"`keep` must have one probability a branch, {len(branches)}, got {len(keep)}; see nets.survival")
         if keep is not None and not shortcut:
-            raise InputError(
-                "`keep` must be None without shortcuts, got probabilities; a dropped block would leave nothing"
-            )
+            raise InputError("`keep` must be None without shortcuts, got probabilities; a dropped block would leave nothing")
         h = 1 / math.sqrt(len(branches)) if step is None else step
         self.stem, self.head = stem, head
         self.body = Stack(

@@ -3,21 +3,30 @@
 from residyn.schemes.base import Rational, Scheme, Step
 from residyn.schemes.control import Adaptive, Control, Fixed
 from residyn.schemes.explicit import RK4, Bosh3, Dopri5, Dopri8, Euler, ExplicitRungeKutta, Heun, Midpoint, Tsit5
+from residyn.schemes.implicit import BackwardEuler, DiagonallyImplicit, ImplicitMidpoint, Kvaerno5, Trapezoid
+from residyn.schemes.rosenbrock import Rodas5P, Rosenbrock
 
 __all__ = [
     "RK4",
     "Adaptive",
+    "BackwardEuler",
     "Bosh3",
     "Control",
+    "DiagonallyImplicit",
     "Dopri5",
     "Dopri8",
     "Euler",
     "ExplicitRungeKutta",
     "Fixed",
     "Heun",
+    "ImplicitMidpoint",
+    "Kvaerno5",
     "Midpoint",
     "Rational",
+    "Rodas5P",
+    "Rosenbrock",
     "Scheme",
     "Step",
+    "Trapezoid",
     "Tsit5",
 ]

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from residyn.errors import InputError
 from residyn.roots.differentiate import Pullback, implicit_gradient
-from residyn.roots.linear import DENSE_LIMIT, DenseSolver, gmres, is_coupled, jacobian, rows_of
+from residyn.roots.linear import DENSE_LIMIT, DenseSolver, forward_product, gmres, is_coupled, jacobian, rows_of
 from residyn.schemes.base import Field, Rational, Scheme, Step, Time
 from residyn.schemes.explicit import combine, step_size
 from residyn.schemes.problem import Rhs
@@ -23,7 +23,7 @@ from residyn.schemes.problem import Rhs
 
 @dataclass(frozen=True)
 class ImplicitTableau:
-    """A diagonally implicit tableau: row i of `a` has i+1 entries, the last one (γ, or 0 for an explicit stage) its own weight."""
+    """A diagonally implicit tableau: row i of `a` has i+1 entries, the last its own weight: γ, or 0 for an explicit stage."""
 
     c: tuple[float, ...]
     a: tuple[tuple[float, ...], ...]
@@ -291,9 +291,7 @@ class _KrylovSolver:
 
     def __init__(self, here: Linearisation, weight: Time) -> None:
         self.here, self.weight = here, weight
-        with torch.enable_grad():
-            self.dummy = torch.zeros_like(here.image, requires_grad=True)
-            (self.pulled,) = torch.autograd.grad(here.image, here.leaf, self.dummy, create_graph=True, allow_unused=True)
+        self.forward = forward_product(here.image, here.leaf)
 
     def __call__(self, r: Tensor) -> Tensor:
         """The solution, to a relative residual that Newton's own convergence does not notice."""
@@ -301,18 +299,14 @@ class _KrylovSolver:
 
         def product(v: Tensor) -> Tensor:
             shaped = v.reshape(r.shape)
-            if self.pulled is None or not self.pulled.requires_grad:
-                return v
-            (image,) = torch.autograd.grad(self.pulled, self.dummy, shaped, retain_graph=True, allow_unused=True)
-            image = torch.zeros_like(shaped) if image is None else image
-            return rows_of(shaped - self.weight * image, coupled)
+            return rows_of(shaped - self.weight * self.forward(shaped), coupled)
 
         return gmres(product, rows_of(r, coupled), tol=1e-3, max_products=60).x.reshape(r.shape)
 
 
 @functools.lru_cache(maxsize=64)
 def _predictor(nodes: tuple[float, ...]) -> tuple[float, ...]:
-    """Weights of the earlier slopes in the guess of the last: an equal node's own, else the parabola through the first three."""
+    """Weights of the earlier slopes in the guess of the last: those of an equal node, else of the parabola through three."""
     *earlier, node = nodes
     for j in reversed(range(len(earlier))):
         if earlier[j] == node:
@@ -324,7 +318,7 @@ def _predictor(nodes: tuple[float, ...]) -> tuple[float, ...]:
 
 @functools.lru_cache(maxsize=64)
 def _stability(tableau: ImplicitTableau) -> Rational:
-    """Coefficients of det(I - zA + z·1·bᵀ) and det(I - zA), by the characteristic polynomials of A - 1·bᵀ and A."""
+    """R = det(I - zA + z·1·bᵀ)/det(I - zA), by the characteristic polynomials of A - 1·bᵀ and A."""
     s = len(tableau.b)
     a = np.zeros((s, s))
     for i, row in enumerate(tableau.a):
@@ -360,7 +354,11 @@ _G = 0.26
 
 
 class Kvaerno5(DiagonallyImplicit):
-    """Kværnø's 5(4): seven stages, the first explicit, A- and L-stable, stiffly accurate, doi:10.1023/B:BITN.0000046811.70614.38."""
+    """Kværnø's 5(4): seven stages, the first explicit, A- and L-stable, stiffly accurate.
+
+    Reference:
+        Kværnø (2004), doi:10.1023/B:BITN.0000046811.70614.38.
+    """
 
     order = 5
     error_order = 4

@@ -13,7 +13,7 @@ from residyn.branch import Autonomous
 from residyn.errors import InputError
 from residyn.results import Outcome
 from residyn.schemes.base import Scheme, Step, Time
-from residyn.state import Layout, leaves
+from residyn.state import Layout
 
 if TYPE_CHECKING:
     from residyn.schemes.control import Control
@@ -39,12 +39,15 @@ class Rhs:
         if first is not None and first[1] is x and first[0] is t and not torch.is_grad_enabled():
             return first[2]
         self.evaluations += 1
-        if not self.timeless and isinstance(t, float):
-            t = torch.scalar_tensor(t, dtype=self._time_dtype, device=self._device)
+        if not self.timeless:
+            if isinstance(t, float):
+                t = torch.scalar_tensor(t, dtype=self._time_dtype, device=self._device)
+            elif t.dtype != self._time_dtype:  # samples' own times are kept in double precision
+                t = t.to(self._time_dtype)
         if self.layout is None:
             k = self.f(t, x, *self.args)
         else:
-            k = self.layout.pack(self._checked_tree(self.f(t, self.layout.unpack(x), *self.args)))
+            k = self.layout.pack_slope(self.f(t, self.layout.unpack(x), *self.args))
         if type(k) is not Tensor and not isinstance(k, Tensor):
             raise InputError(f"`f` must return a tensor like x, got {type(k).__name__}; return dx/dt")
         if k.shape != self.shape or k.dtype != self.dtype:
@@ -61,14 +64,6 @@ class Rhs:
     def forget(self) -> None:
         """Let go of what `remember` kept."""
         self._first = None
-
-    def _checked_tree(self, tree: Any) -> Any:
-        assert self.layout is not None
-        shapes = tuple(leaf.shape for leaf in leaves(tree, "f(t, x)"))
-        if shapes != self.layout.shapes:
-            want, got = [tuple(s) for s in self.layout.shapes], [tuple(s) for s in shapes]
-            raise InputError(f"`f` must return tensors of the shapes in x, {want}, got {got}; return dx/dt for each of them")
-        return tree
 
     def _mismatch(self, k: Tensor) -> str:
         if k.shape != self.shape:
@@ -150,9 +145,8 @@ class Problem:
 
 def value(report: Report, step: Step, x1: Tensor) -> Tensor:
     """The state at a reported time within a step; only the rows that are meant."""
-    if report.rows is None:
-        return x1 if isinstance(report.theta, float) and report.theta == 1.0 else step.dense(report.theta)
-    return step.dense(report.theta)[report.rows]
+    whole = x1 if isinstance(report.theta, float) and report.theta == 1.0 else step.dense(report.theta)
+    return whole if report.rows is None else whole[report.rows]
 
 
 class Outputs:

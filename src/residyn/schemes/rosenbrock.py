@@ -154,7 +154,7 @@ def _time_derivative(f: Field, slope: Tensor, leaf: Tensor, time: Tensor, track:
     pulled = torch.autograd.grad(slope, time, dummy, create_graph=True, allow_unused=True)[0] if slope.requires_grad else None
     if pulled is not None and pulled.requires_grad:
         return torch.autograd.grad(pulled.sum(), dummy, create_graph=track, retain_graph=True, allow_unused=True)[0]
-    shift = math.sqrt(torch.finfo(time.dtype).eps) * (1.0 + time.detach().abs())
+    shift = math.sqrt(torch.finfo(slope.dtype).eps) * (1.0 + time.detach().abs())
     with torch.set_grad_enabled(track):
         drift = (f(time.detach() + shift, leaf) - slope) / shift
     if bool((drift != 0).any()):
