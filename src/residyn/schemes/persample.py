@@ -33,15 +33,21 @@ def march_per_sample(control: Adaptive, problem: Problem, x0: Tensor) -> Iterato
     root_n = math.sqrt(x0[0].numel())
     rtol, atol = control.rtol * root_n, control.atol * root_n
     start, magnitude = problem.times[0], x0.abs()
+    failed: Tensor | None = None
     for _ in range(control.max_steps):
         small = clocks.propose()
         if small is not None:
             problem.outcome = _failed(problem, "step_underflow", small, clocks, x)
+            unsolved = failed is not None and bool(failed.expand(start.shape).flatten()[small])
+            if failed is not None and unsolved and problem.outcome.kind == "step_underflow":
+                row = torch.arange(len(x0), device=x.device).view(start.shape) == small
+                fix = "f jumps there or is not defined beyond: end before it"
+                problem.outcome = failure.root_failed(problem, float(clocks.t[small]), float(clocks.h[small]), row, fix)
             return
         end = clocks.tensor(clocks.t1)
         step = scheme.step(problem.f, start, end, x, state)
         assert step.error is not None  # `solve` has checked that the scheme has an estimate
-        error = step.error()
+        error, failed = step.error(), step.failed
         with torch.no_grad():
             magnitude1 = step.x.abs()
             scale = torch.maximum(magnitude, magnitude1).mul_(rtol).add_(atol)
