@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from residyn.flow import Equilibrium, Flow, Solution, solve
     from residyn.gradients import Backprop, Checkpoint, Implicit, Replay
     from residyn.results import Estimate, Finding, Outcome, Result
-    from residyn.roots import Anderson, FixedPoint
+    from residyn.roots import Anderson, FixedPoint, Newton
     from residyn.schemes import (
         RK4,
         Adaptive,
@@ -41,7 +41,7 @@ _HOMES = {
     "residyn.flow": ("Equilibrium", "Flow", "Solution", "solve"),
     "residyn.gradients": ("Backprop", "Checkpoint", "Implicit", "Replay"),
     "residyn.results": ("Estimate", "Finding", "Outcome", "Result"),
-    "residyn.roots": ("Anderson", "FixedPoint"),
+    "residyn.roots": ("Anderson", "FixedPoint", "Newton"),
     "residyn.schemes": (
         "RK4",
         "Adaptive",
@@ -85,6 +85,7 @@ __all__ = [
     "Kvaerno5",
     "Midpoint",
     "MissingExtraError",
+    "Newton",
     "Outcome",
     "Replay",
     "Residual",

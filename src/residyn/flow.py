@@ -18,8 +18,8 @@ from residyn.gradients.base import GradientMode
 from residyn.gradients.implicit import Implicit
 from residyn.gradients.replay import Replay
 from residyn.results import Outcome
+from residyn.roots.anderson import Anderson
 from residyn.roots.base import Root, RootFinder
-from residyn.roots.fixed_point import Anderson
 from residyn.schemes import failure
 from residyn.schemes.base import Scheme
 from residyn.schemes.collapse import collapse
@@ -355,11 +355,11 @@ class Equilibrium(nn.Module):
         f: The map f(x, u) from a state `(B, …)` and the input to a state of the same shape.
         root: The root finder.
         gradient: The implicit gradient, with its own root finder for the backward equation.
-        throw: Whether to raise where the root finder does not converge; otherwise it is a warning.
+        throw: Whether to raise where the solve, forward or backward, does not converge; otherwise it is a warning.
 
     Attributes:
-        forward_root: The last forward solve: residuals, iterations, convergence a sample.
-        backward_root: The last backward solve.
+        forward_root: The last forward solve: residuals, iterations, convergence a sample, and the reason if it failed.
+        backward_root: The backward solve that belongs to it, once a gradient has come back.
 
     Raises:
         SolveError: On use, if the root finder does not converge and `throw` is set.
@@ -392,42 +392,60 @@ class Equilibrium(nn.Module):
         self.forward_root = self.backward_root = None
 
     def forward(self, u: Any, x0: Tensor | None = None) -> Tensor:
-        """x with x = f(x, u), from the guess x0 (zeros of the shape of u if not given)."""
+        """x with x = f(x, u).
+
+        Args:
+            u: The input: whatever f takes, a tensor or a tuple, list or dict of them; all get gradients.
+            x0: The guess, `(B, …)`; zeros of the shape of u if not given. A solution for a similar input is a warm start. It
+                takes no part in the gradient: the solution does not depend on it.
+
+        Raises:
+            InputError: If x0 is missing where u is no tensor, or f does not return its shape.
+            SolveError: If the root finder does not converge and `throw` is set.
+        """
         if x0 is None:
             if not isinstance(u, Tensor):
                 raise InputError(f"`x0` must be given where u is no tensor, got u of type {type(u).__name__}")
             x0 = torch.zeros_like(u)
-        if x0.ndim < 1:
-            raise InputError("`x0` must have a sample axis, (B, …), got a tensor without axes")
-        with torch.no_grad():
-            image = self.f(x0, u)
-            if image.shape != x0.shape:
-                raise InputError(
-                    f"`f` must return the shape of x, {tuple(x0.shape)}, got {tuple(image.shape)}; pass x0 in the state's shape"
-                )
-            found = self.root.solve(lambda x: self.f(x, u), x0)
+        cut = _detached(u)
+        found = self.root.solve(lambda x: self.f(x, cut), x0)
         self.forward_root = found
-        if not bool(found.converged.all()):
+        self.backward_root = None
+        if not found:
             self._complain(found)
         if not torch.is_grad_enabled():
             return found.x
-        return self.gradient.attach(lambda x: self.f(x, u), found.x, self._remember)
+        return self.gradient.attach(
+            lambda x: self.f(x, u), found.x, self._remember, local=lambda x: self.f(x, cut), throw=self.throw
+        )
 
     def _remember(self, root: Root) -> None:
         self.backward_root = root
 
     def _complain(self, found: Root) -> None:
-        sample = int(torch.nan_to_num(found.residual, nan=float("inf")).argmax())
+        sample, residual = found.worst
         outcome = Outcome(
             "root_failed",
-            f"the equilibrium was not reached: relative residual {float(found.residual[sample]):.2e} on sample {sample} after "
-            f"{found.iterations} iterations, tolerance {self.root.tol:.0e}",
-            "raise max_iterations, use another root finder, or make f a contraction (spectral norm below 1)",
+            f"the equilibrium was not reached: relative residual {residual:.2e} on sample {sample} after "
+            f"{found.iterations} iterations, tolerance {self.root.tol:.0e} ({found.reason})",
+            "raise max_iterations, use Broyden() or Newton() of residyn.roots, or make f a contraction (spectral norm below 1)",
             sample=sample,
         )
         if self.throw:
             raise SolveError(outcome)
         warnings.warn(str(outcome), ResidynWarning, stacklevel=3)
+
+
+def _detached(u: Any) -> Any:
+    """An input without its history; what is no tensor stays."""
+    if isinstance(u, Tensor):
+        return u.detach()
+    if isinstance(u, dict):
+        return {key: _detached(item) for key, item in u.items()}
+    if isinstance(u, (tuple, list)):
+        items = [_detached(item) for item in u]
+        return type(u)(*items) if hasattr(u, "_fields") else type(u)(items)
+    return u
 
 
 __all__ = ["Equilibrium", "Flow", "Solution", "autonomous", "solve"]

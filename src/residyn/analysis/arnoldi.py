@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -98,6 +99,8 @@ def arnoldi(jacobian: Jacobian, k: int, which: Which) -> tuple[np.ndarray, bool]
     from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigs, eigsh
 
     size, product = _operator(jacobian)
+    if not bool(jacobian.apply(jacobian.random()).any()):  # J = 0, which ARPACK refuses
+        return np.zeros(k, dtype=np.complex128), True
     start = _numpy(jacobian.random())
     kind = np.complex128 if jacobian.holomorphic else np.float64
     v0 = start.view(np.complex128) if jacobian.holomorphic else start
@@ -106,7 +109,7 @@ def arnoldi(jacobian: Jacobian, k: int, which: Which) -> tuple[np.ndarray, bool]
     options["ncv"] = min(size, max(2 * k + 1, 24))
     try:
         if jacobian.symmetric:
-            values = eigsh(operator, which={"LR": "LA", "SR": "SA"}.get(which, "LM"), **options)
+            values = eigsh(operator, which={"LR": "LA", "SR": "SA"}.get(which, "LM"), maxiter=400, **options)
         else:
             values = eigs(operator, which=which, maxiter=100, **options)
     except ArpackNoConvergence as error:
@@ -114,7 +117,24 @@ def arnoldi(jacobian: Jacobian, k: int, which: Which) -> tuple[np.ndarray, bool]
     return values.astype(np.complex128), True
 
 
-def _operator(jacobian: Jacobian) -> tuple[int, object]:
+def largest_turn(jacobian: Jacobian) -> tuple[float, bool]:
+    """The largest modulus of an eigenvalue of a skew J, as the root of the largest eigenvalue of -J²."""
+    from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
+
+    size, product = _operator(jacobian)
+    kind = np.complex128 if jacobian.holomorphic else np.float64
+    operator = LinearOperator((size, size), matvec=lambda v: -product(product(v)), dtype=kind)
+    v0 = _numpy(jacobian.random()).view(kind)
+    try:
+        values = eigsh(
+            operator, k=1, which="LA", v0=v0, tol=max(1e-10, 50 * jacobian.eps), maxiter=400, ncv=24, return_eigenvectors=False
+        )
+    except ArpackNoConvergence:
+        return 0.0, False
+    return float(np.sqrt(max(values[0], 0.0))), True
+
+
+def _operator(jacobian: Jacobian) -> tuple[int, Callable[[np.ndarray], np.ndarray]]:
     """J as SciPy wants it: complex vectors where it is complex linear."""
     device, dtype = jacobian.x.device, jacobian.dtype
     complexes = jacobian.holomorphic

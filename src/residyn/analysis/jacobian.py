@@ -155,31 +155,34 @@ class _Forward:
         self.branch, self.x = branch, x
         self.count = 0
         self.replay: Branch | None = None
-        self.traceable = True
 
     def __call__(self, v: Tensor) -> Tensor:
         self.count += 1
-        if self.replay is None and self.traceable and self.count > _EAGER:
-            self.replay = self._trace()
-        if self.replay is None:
-            try:
-                with torch.no_grad():
-                    image: Tensor = torch.func.jvp(self.branch, (self.x,), (v,))[1]
-                return image
-            except RuntimeError as error:
-                self.replay = _double_reverse(self.branch, self.x, error)
-        with torch.no_grad():
+        if self.replay is not None:
+            with torch.no_grad():
+                return self.replay(v)
+        try:
+            with torch.no_grad():
+                image: Tensor = torch.func.jvp(self.branch, (self.x,), (v,))[1]
+        except RuntimeError as error:
+            self.replay = _double_reverse(self.branch, self.x, error)
             return self.replay(v)
+        if self.count == _EAGER:
+            self.replay = self._trace(v, image)
+        return image
 
-    def _trace(self) -> Branch | None:
+    def _trace(self, v: Tensor, image: Tensor) -> Branch | None:
+        """The traced derivative, if there is one and it gives what the plain way gave."""
         try:
             with torch.no_grad():
                 replay: Branch = torch.func.linearize(self.branch, self.x)[1]
-                replay(self.x)
-        except RuntimeError:  # control flow that looks at values cannot be traced; the plain way still works
-            self.traceable = False
+                replay(v)
+                again = replay(v)
+        except RuntimeError:  # control flow that looks at values
             return None
-        return replay
+        # Where F writes in place (torch 2.13: GRU) each run of the trace spoils its constants, without a word, for the next.
+        close = torch.linalg.vector_norm(again - image) <= eps_root(self.x) * torch.linalg.vector_norm(image)
+        return replay if bool(close) else None
 
 
 class _Backward:
@@ -201,27 +204,38 @@ class _Backward:
 
 def _double_reverse(branch: Branch, x: Tensor, cause: RuntimeError) -> Branch:
     """v → J·v as the derivative of w → Jᵀ·w, which is linear: two reverse passes, for what has no forward derivative."""
+    reverse = _Backward(branch, x)
+    if not reverse.y.requires_grad:
+        return torch.zeros_like
+    error: RuntimeError | None = cause
     try:
-        reverse = _Backward(branch, x)
-        if not reverse.y.requires_grad:
-            return torch.zeros_like
         with torch.enable_grad():
             w = torch.zeros_like(reverse.y, requires_grad=True)
-            (g,) = torch.autograd.grad(reverse.y, reverse.x, w, create_graph=True, materialize_grads=True)
-        if not g.requires_grad:
-            raise cause
+            (g,) = torch.autograd.grad(reverse.y, reverse.x, w, create_graph=True, allow_unused=True)
+        if g is None:
+            return torch.zeros_like
 
         def product(v: Tensor) -> Tensor:
-            (image,) = torch.autograd.grad(g, w, v, retain_graph=True, materialize_grads=True)
+            (image,) = torch.autograd.grad(g, w, v, retain_graph=True)
             return image
 
-        product(torch.zeros_like(x))
-    except RuntimeError as error:
-        raise InputError(
-            f"`branch` must be differentiable forwards, or twice backwards, got: {str(cause).splitlines()[0]}; give its "
-            "autograd.Function a `jvp`, or a backward made of differentiable operations"
-        ) from error
-    return product
+        # A backward that cannot be differentiated fails here, or drops out without a word; <w, J·v> = <Jᵀ·w, v> shows both.
+        v = torch.linspace(1.0, 2.0, x.numel(), dtype=x.dtype.to_real(), device=x.device).reshape(x.shape).to(x.dtype)
+        forward, back = product(v), reverse(v)
+        scale = torch.linalg.vector_norm(v) * (torch.linalg.vector_norm(forward) + torch.linalg.vector_norm(back))
+        if bool(((forward - back).conj() * v).sum().real.abs() <= eps_root(x) * scale):
+            return product
+    except RuntimeError as second:
+        error = second
+    raise InputError(
+        f"`branch` must be differentiable forwards, or twice backwards, got: {str(cause).splitlines()[0]}; give its "
+        "autograd.Function a `jvp`, or a backward made of differentiable operations"
+    ) from error
+
+
+def eps_root(x: Tensor) -> float:
+    """√eps of the dtype of x: above any rounding, below any mistake."""
+    return float(torch.finfo(x.dtype).eps ** 0.5)
 
 
 def _refuse_if_varying(branch: Branch, x: Tensor) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Literal, overload
 
 import torch
@@ -106,7 +105,7 @@ def log_norm(branch: Branch, x: Tensor, *, rtol: float = 1e-3) -> Estimate:
 
 
 def rightmost(jacobian: Jacobian, rtol: float, *, sign: bool = False) -> Estimate:
-    """λ_max((J + Jᵀ)/2) by Lanczos; with `sign`, only as far as it takes to see that it is positive."""
+    """λ_max((J + Jᵀ)/2) by Lanczos; with `sign`, only as far as it takes to see its sign."""
     start = jacobian.random().unsqueeze(0)
     scale = float(torch.linalg.vector_norm(jacobian.apply(start[0])))
 
@@ -119,7 +118,7 @@ def rightmost(jacobian: Jacobian, rtol: float, *, sign: bool = False) -> Estimat
         start,
         tolerance=rtol,
         scale=scale,
-        enough=1e-2 if sign else math.inf,
+        sign=sign,
         keep=memory(jacobian),
     )
     value = _snapped(float(found.value), seen, jacobian)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from typing import Literal
 
@@ -10,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from residyn.analysis.arnoldi import arnoldi, dense_eigenvalues, known_eigenvalues, rounding
+from residyn.analysis.arnoldi import arnoldi, dense_eigenvalues, known_eigenvalues, largest_turn, rounding
 from residyn.analysis.boundary import Branch
 from residyn.analysis.dense import DenseStep
 from residyn.analysis.jacobian import Jacobian
-from residyn.analysis.lanczos import golub_kahan, lanczos
+from residyn.analysis.lanczos import golub_kahan
 from residyn.analysis.norms import memory, rightmost
 from residyn.analysis.polynomial import PolynomialStep
 from residyn.analysis.region import Region
@@ -147,31 +146,27 @@ def _symmetry(jacobian: Jacobian) -> complex:
 
 
 def _one_line(jacobian: Jacobian, region: Region, side: complex) -> Estimate:
-    """All eigenvalues on one line: the two ends of it bind, and Lanczos finds ends."""
-    start = jacobian.random().unsqueeze(0)
-    ends: list[complex] = []
+    """All eigenvalues on one line: the two ends of it bind, and restarted Lanczos finds ends, crowded as they may be."""
     if side == 1j:
-        top = golub_kahan(
-            lambda v: jacobian.apply(v[0]).unsqueeze(0),
-            lambda v: -jacobian.apply(v[0]).unsqueeze(0),
-            start,
-            rtol=1e-6,
-            keep=memory(jacobian),
-        )
-        ends, converged = [1j * float(top.value)], top.converged
+        top, converged = largest_turn(jacobian)
+        ends: list[complex] = [1j * top]
     else:
-        converged = True
-        for sign in (1.0, -1.0):
-            turned = functools.partial(_times, jacobian, sign)
-            found, _ = lanczos(turned, start, tolerance=1e-6, keep=memory(jacobian))
-            ends.append(sign * float(found.value))
-            converged &= found.converged
+        found = [arnoldi(jacobian, 1, which) for which in ("LR", "SR")]
+        ends = [value for values, _ in found for value in values.tolist()]
+        converged = all(ok for _, ok in found)
+    if not converged:  # a norm from below still says where the limit is not
+        scale = float(
+            golub_kahan(
+                lambda v: jacobian.apply(v[0]).unsqueeze(0),
+                lambda w: jacobian.adjoint(w[0]).unsqueeze(0),
+                jacobian.random().unsqueeze(0),
+                rtol=1e-4,
+                keep=memory(jacobian),
+            ).value
+        )
+        ends += [1j * scale] if side == 1j else [-scale]
     h = region.largest_step(snapped(np.array(ends, dtype=np.complex128), jacobian))
     return Estimate(h, "upper", jacobian.products, converged)
-
-
-def _times(jacobian: Jacobian, factor: float, v: Tensor) -> Tensor:
-    return factor * jacobian.apply(v[0]).unsqueeze(0)
 
 
 def _edges(jacobian: Jacobian, region: Region) -> Estimate:

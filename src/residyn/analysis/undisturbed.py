@@ -29,13 +29,16 @@ def undisturbed(device: torch.device) -> Iterator[None]:
     devices = [device] if device.type == "cuda" else []
     fastpath = torch.backends.mha.get_fastpath_enabled()
     with (
+        torch.inference_mode(False),
         torch.random.fork_rng(devices=devices, device_type="cuda"),
         sdpa_kernel(SDPBackend.MATH),
         _copied_buffers(),
         warnings.catch_warnings(),
     ):
-        # `linearize` folds constants through torch.fx, which warns about its own way of naming them.
+        # `linearize` folds constants through torch.fx, which warns about its own way of naming them; the first forward-mode
+        # derivative compiles decompositions with torch.jit.script, which torch itself deprecates.
         warnings.filterwarnings("ignore", message="Attempted to insert a get_attr Node", category=UserWarning)
+        warnings.filterwarnings("ignore", message="`torch.jit.script", category=DeprecationWarning)
         torch.backends.mha.set_fastpath_enabled(False)
         try:
             yield

@@ -17,7 +17,7 @@ class Rings:
         width: W of the picture.
 
     >>> rings = Rings(8, 8)
-    >>> bool(torch.allclose(rings.mean(torch.ones(8, 5)), torch.ones(len(rings))))
+    >>> bool(torch.allclose(rings.mean(torch.ones(8, 5)), torch.ones(len(rings)).double()))
     True
     """
 

@@ -140,6 +140,8 @@ def denoise(image: I, *, snr: float | None = None) -> I:
     """
     planes = as_planes(image)
     variance = planes.var(dim=(-2, -1), correction=0)
+    if snr == math.inf:
+        return like(planes, image)
     if snr is None:
         noise = torch.full_like(variance, noise_level(image) ** 2)
     else:
@@ -156,8 +158,13 @@ def _step(plane: Tensor, noise: float) -> Tensor:
     wide = torch.nn.functional.pad(plane[None], (pad[0], pad[0], pad[1], pad[1]), mode="reflect")[0]
     if noise <= 0:
         return plane
-    power = (ring_spectrum(wide) - noise).clamp(min=0)
-    clean: Tensor = Wiener(power, noise, width=wide.shape[1])(wide)
+    rings = Rings(*wide.shape)
+    power = (rings.mean(torch.fft.rfft2(wide, norm="ortho").abs() ** 2) - noise).clamp(min=0)
+    # rings that scatter below the noise are cut at 0, those that scatter above it stay: hold their sum to what is known
+    total = float((power * rings.total).sum() / rings.total.sum())
+    signal = max(float(plane.var(correction=0)) - noise, 0.0)
+    power = power * min(1.0, signal / total) if total > 0 else power
+    clean: Tensor = Wiener(rings.spread(power), noise, width=wide.shape[1])(wide)
     return clean[pad[1] : pad[1] + height, pad[0] : pad[0] + width]
 
 

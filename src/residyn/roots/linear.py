@@ -84,6 +84,26 @@ class DenseSolver:
         return d.reshape(r.shape)
 
 
+def forward_product(image: Tensor, x: Tensor) -> Callable[[Tensor], Tensor]:
+    """v → ∂image/∂x·v, by differentiating the pull-back on the graph of one evaluation.
+
+    Works for every function that can be differentiated twice backwards; forward mode would evaluate it anew for each product.
+    """
+    with torch.enable_grad():
+        weight = torch.zeros_like(image, requires_grad=True)
+        pulled = None
+        if image.requires_grad:
+            (pulled,) = torch.autograd.grad(image, x, weight, create_graph=True, allow_unused=True)
+
+    def product(v: Tensor) -> Tensor:
+        if pulled is None or not pulled.requires_grad:
+            return torch.zeros_like(v)
+        (along,) = torch.autograd.grad(pulled, weight, v, retain_graph=True, allow_unused=True)
+        return torch.zeros_like(v) if along is None else along
+
+    return product
+
+
 class Krylov(NamedTuple):
     """What GMRES found: the solution, its relative residual a system, and the products spent."""
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from residyn.errors import InputError
 from residyn.roots.differentiate import Pullback, implicit_gradient
-from residyn.roots.linear import DENSE_LIMIT, DenseSolver, gmres, is_coupled, jacobian, rows_of
+from residyn.roots.linear import DENSE_LIMIT, DenseSolver, forward_product, gmres, is_coupled, jacobian, rows_of
 from residyn.schemes.base import Field, Rational, Scheme, Step, Time
 from residyn.schemes.explicit import combine, step_size
 from residyn.schemes.problem import Rhs
@@ -291,9 +291,7 @@ class _KrylovSolver:
 
     def __init__(self, here: Linearisation, weight: Time) -> None:
         self.here, self.weight = here, weight
-        with torch.enable_grad():
-            self.dummy = torch.zeros_like(here.image, requires_grad=True)
-            (self.pulled,) = torch.autograd.grad(here.image, here.leaf, self.dummy, create_graph=True, allow_unused=True)
+        self.forward = forward_product(here.image, here.leaf)
 
     def __call__(self, r: Tensor) -> Tensor:
         """The solution, to a relative residual that Newton's own convergence does not notice."""
@@ -301,11 +299,7 @@ class _KrylovSolver:
 
         def product(v: Tensor) -> Tensor:
             shaped = v.reshape(r.shape)
-            if self.pulled is None or not self.pulled.requires_grad:
-                return v
-            (image,) = torch.autograd.grad(self.pulled, self.dummy, shaped, retain_graph=True, allow_unused=True)
-            image = torch.zeros_like(shaped) if image is None else image
-            return rows_of(shaped - self.weight * image, coupled)
+            return rows_of(shaped - self.weight * self.forward(shaped), coupled)
 
         return gmres(product, rows_of(r, coupled), tol=1e-3, max_products=60).x.reshape(r.shape)
 
