@@ -85,7 +85,9 @@ def test_the_gradient_is_that_of_backpropagation(control):
 
 def test_gradient_against_finite_differences():
     def end(x):
-        return rd.solve(pendulum, x, [0.0, 1.0], scheme=CoupledReversible(), control=rd.Fixed(steps=10), gradient=Reversible()).x[-1]
+        return rd.solve(
+            pendulum, x, [0.0, 1.0], scheme=CoupledReversible(), control=rd.Fixed(steps=10), gradient=Reversible()
+        ).x[-1]
 
     assert torch.autograd.gradcheck(end, X0.clone().requires_grad_())
 
@@ -128,19 +130,23 @@ def contracting(rate, steps, coupling=0.999, tol=None):
 
 def test_amplified_errors_warn_with_numbers_and_a_fix():
     # (1/0.8)^100 = 5e9 times rounding, 1e-16: some 1e-7 to 1e-6 of error
-    with pytest.warns(ResidynWarning, match=r"run backwards over 100 steps, CoupledReversible\(RK4\(\), coupling=0.8\) came to a "
-                      r"state \d\.\de-\d+ from the one that was there at t = 0 .*use gradient=Replay\(\)"):  # fmt: skip
+    with pytest.warns(ResidynWarning, match=r"run backwards over 100 steps, CoupledReversible\(RK4\(\), coupling=0.8\) "
+                      r"came to a state \d\.\de-\d+ from the one that was there at t = 0 .*use gradient=Replay\(\)"):  # fmt: skip
         contracting(1.0, 100, coupling=0.8, tol=1e-12).backward()
 
 
 def test_a_way_back_that_loses_the_state_is_refused():
     # (1/0.5)^100 = 1e30
-    with pytest.raises(InputError, match=r"`gradient` Reversible must be able to reconstruct the states: .*; use gradient=Replay"):
+    with pytest.raises(
+        InputError, match=r"`gradient` Reversible must be able to reconstruct the states: .*; use gradient=Replay"
+    ):
         contracting(1.0, 100, coupling=0.5).backward()
 
 
 def test_other_schemes_are_refused():
-    with pytest.raises(InputError, match=r"`gradient` Reversible needs a scheme that runs backwards, got RK4\(\); use scheme=Coupled"):
+    with pytest.raises(
+        InputError, match=r"`gradient` Reversible needs a scheme that runs backwards, got RK4\(\); use scheme=Coupled"
+    ):
         rd.solve(pendulum, X0, [0.0, 1.0], scheme=rd.RK4(), control=rd.Fixed(steps=2), gradient=Reversible())
 
 

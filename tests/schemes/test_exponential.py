@@ -1,5 +1,6 @@
 """ExponentialMidpoint against closed forms, fine reference solutions, and its promise to be unitary."""
 
+import itertools
 import math
 
 import pytest
@@ -49,7 +50,7 @@ def test_order_two_on_a_nonlinear_non_autonomous_field(scheme):
         exact = rd.solve(Driven(), X0, [0.0, 2.0], scheme=rd.Dopri8(), control=rd.Adaptive(rtol=1e-12, atol=1e-13)).x[-1]
     counts = (40, 80, 160)
     errors = [float((run(scheme, n).x[-1] - exact).norm()) for n in counts]
-    slopes = [math.log2(a / b) for a, b in zip(errors, errors[1:], strict=False)]
+    slopes = [math.log2(a / b) for a, b in itertools.pairwise(errors)]
     assert slopes == pytest.approx([2.0, 2.0], abs=0.15)
 
 
@@ -73,7 +74,9 @@ def test_dense_output_is_of_order_two_and_unitary(scheme):
     for h in (0.2, 0.1, 0.05):
         with torch.no_grad():
             step = scheme.step(field, 0.3, 0.3 + h, X0, None)
-            exact = rd.solve(field, X0, [0.3, 0.3 + h / 2], scheme=rd.Dopri8(), control=rd.Adaptive(rtol=1e-12, atol=1e-13)).x[-1]
+            exact = rd.solve(field, X0, [0.3, 0.3 + h / 2], scheme=rd.Dopri8(), control=rd.Adaptive(rtol=1e-12, atol=1e-13)).x[
+                -1
+            ]
             half = step.dense(0.5)
             torch.testing.assert_close(step.dense(1.0), step.x, rtol=0, atol=1e-15)
             torch.testing.assert_close(step.dense(0.0), X0, rtol=0, atol=1e-15)
@@ -94,7 +97,10 @@ def test_stability_function_is_the_exponential():
     z = torch.tensor([-3.0 + 1j, 2j, 1e-12], dtype=C128)
     torch.testing.assert_close(ExponentialMidpoint().stability(z), torch.exp(z))
     torch.testing.assert_close(ExponentialMidpoint().growth(z), torch.expm1(z))
-    assert float(rd.max_stable_step(Dense(torch.tensor([[0.0, 9.0], [-9.0, 0.0]])), torch.zeros(2), ExponentialMidpoint())) == math.inf
+    assert (
+        float(rd.max_stable_step(Dense(torch.tensor([[0.0, 9.0], [-9.0, 0.0]])), torch.zeros(2), ExponentialMidpoint()))
+        == math.inf
+    )
 
 
 @each
@@ -102,9 +108,7 @@ def test_gradient_reaches_x0_and_parameters(scheme):
     field = Driven()
 
     def end(x0, coupling):
-        return torch.view_as_real(
-            torch.func.functional_call(_Solved(field, scheme), {"field.coupling": coupling}, (x0,))
-        )
+        return torch.view_as_real(torch.func.functional_call(_Solved(field, scheme), {"field.coupling": coupling}, (x0,)))
 
     x0 = torch.tensor([0.8, 0.6j], dtype=C128, requires_grad=True)
     assert torch.autograd.gradcheck(end, (x0, torch.tensor(0.7, dtype=F64, requires_grad=True)), atol=1e-6)
@@ -123,7 +127,9 @@ class _Solved(torch.nn.Module):
 def test_gradient_modes_agree(gradient):
     def grad(mode):
         field = Driven()
-        rd.solve(field, X0, [0.0, 1.0], scheme=ExponentialMidpoint(), control=rd.Fixed(steps=6), gradient=mode).x[-1][0].abs().backward()
+        rd.solve(field, X0, [0.0, 1.0], scheme=ExponentialMidpoint(), control=rd.Fixed(steps=6), gradient=mode).x[-1][
+            0
+        ].abs().backward()
         return field.coupling.grad
 
     torch.testing.assert_close(grad(gradient), grad(rd.Backprop()), rtol=1e-12, atol=1e-14)
@@ -151,7 +157,9 @@ def test_corrections_are_checked(bad):
 
 
 def test_another_field_is_refused_with_the_way_out():
-    with pytest.raises(InputError, match=r"`f` must be of the form A\(t, x\)·x for ExponentialMidpoint, got function; derive it"):
+    with pytest.raises(
+        InputError, match=r"`f` must be of the form A\(t, x\)·x for ExponentialMidpoint, got function; derive it"
+    ):
         rd.solve(lambda t, x: -x, torch.ones(2), [0.0, 1.0], scheme=ExponentialMidpoint(), control=rd.Fixed(steps=1))
 
 

@@ -325,4 +325,6 @@ def _figures(sweep: _Sweep, deep: list[tuple[int, float]], limit: float) -> list
 
 def _table(trained: list[_Trained]) -> Table:
     rows: list[list[float | str | None]] = [[t.kind, t.step, t.limit, t.accuracy, t.amplification] for t in trained]
-    return Table("Trained twins", ["network", "h", "explicit limit at the start", "test accuracy", "amplification of an attack"], rows)
+    return Table(
+        "Trained twins", ["network", "h", "explicit limit at the start", "test accuracy", "amplification of an attack"], rows
+    )

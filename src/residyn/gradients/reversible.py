@@ -63,7 +63,9 @@ class Reversible(GradientMode):
                 f"scheme=CoupledReversible(...), or gradient=Replay()"
             )
         if isinstance(problem.times[0], Tensor):
-            raise InputError("`gradient` Reversible needs steps that all samples share, got steps a sample; use gradient=Replay()")
+            raise InputError(
+                "`gradient` Reversible needs steps that all samples share, got steps a sample; use gradient=Replay()"
+            )
         if not torch.is_grad_enabled() or inside_transform():
             return Backprop().march(problem)
         outputs = Outputs(problem, problem.x0)
