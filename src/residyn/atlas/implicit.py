@@ -214,8 +214,8 @@ def _blows_up(sweep: _Sweep, ratio: float) -> Finding:
         f"{max(within):.3f})",
         "pass" if value > 1 and max(within) <= 1 else "fail",
         value,
-        why="The limit is max_stable_step of forward Euler on the branch at a digit. Passes if the same blocks expand distances "
-        "at every h past ten times it and at none below a tenth of it. tanh saturates, so growth need not be exponential.",
+        why="The limit is max_stable_step of forward Euler on the branch at a digit. Passes if the same blocks expand "
+        "distances at every h past ten times it and at none below a tenth of it. tanh saturates, so growth need not be exponential.",
     )
 
 
@@ -240,8 +240,8 @@ def _recurrent(deep: list[tuple[int, float]]) -> Finding:
         f"Largest component after up to {depth} passes of one recurrent block at ten times the explicit limit, over the start",
         "pass" if size <= max(shallow * 1.01, 1.0) else "fail",
         size,
-        why="Bounded at every depth: a contraction has a fixed point and goes there. Passes if depth adds at most one percent to "
-        f"what {deep[0][0]} passes reach.",
+        why="Bounded at every depth: a contraction has a fixed point and goes there. Passes if depth adds at most one percent "
+        f"to what {deep[0][0]} passes reach.",
     )
 
 
@@ -268,8 +268,8 @@ def _training(trained: list[_Trained]) -> list[Finding]:
             f"Test accuracy of implicit blocks trained at h = {far:g} (explicit twin: {explicit.accuracy:.1%})",
             "pass" if implicit.accuracy >= 0.4 else "fail",
             implicit.accuracy,
-            why="Passes at 0.4 (guessing: 0.1): the network trains where h is past the explicit limit (see the table). It is the price of "
-            "never expanding that it may not separate what the stem left close: at small h both twins do better.",
+            why="Passes at 0.4 (guessing: 0.1): the network trains where h is past the explicit limit (see the table). It is the "
+            "price of never expanding that it may not separate what the stem left close: at small h both twins do better.",
         ),
         Finding(
             "implicit.adversarial",
@@ -292,8 +292,8 @@ def _summary(findings: list[Finding], sweep: _Sweep, trained: list[_Trained], li
         f"an explicit limit of h = {limit:.3g}; up to ten thousand times that, implicit blocks bring any two digits closer, as "
         f"the bound 1/(1 + hµ) says, while the explicit blocks of the same weights expand them by up to "
         f"{max(sweep.explicit):.2g} (cut at {BOUND:.0e}). Trained on digits at h = {far[0].step:g}: {told}. An implicit block "
-        "costs a Newton solve forwards and one linear solve backwards, and what never expands separates digits less well: that is "
-        "its price."
+        "costs a Newton solve forwards and one linear solve backwards, and what never expands separates digits less well: that "
+        "is its price."
     )
 
 

@@ -2,8 +2,8 @@
 
 from residyn.schemes.base import Rational, Scheme, Step
 from residyn.schemes.control import Adaptive, Control, Fixed
-from residyn.schemes.exponential import ExponentialMidpoint
 from residyn.schemes.explicit import RK4, Bosh3, Dopri5, Dopri8, Euler, ExplicitRungeKutta, Heun, Midpoint, Tsit5
+from residyn.schemes.exponential import ExponentialMidpoint
 from residyn.schemes.implicit import BackwardEuler, DiagonallyImplicit, ImplicitMidpoint, Kvaerno5, Trapezoid
 from residyn.schemes.reversible import CoupledReversible, Invertible
 from residyn.schemes.rosenbrock import Rodas5P, Rosenbrock

@@ -40,7 +40,8 @@ class DiagonallyImplicit(Scheme):
     """x_i = x + h·Σ_{j≤i} a_ij·k_j with k_i = f(t + c_i·h, x_i): one nonlinear equation a stage, solved one after the other.
 
     Simplified Newton: one Jacobian a step, written out and inverted sample by sample for up to 256 unknowns a sample (and up
-    to a million entries in all), Newton–GMRES above. Gradients by implicit differentiation of each stage: one transposed solve, no iterate kept.
+    to a million entries in all), Newton–GMRES above. Gradients by implicit
+    differentiation of each stage: one transposed solve, no iterate kept.
 
     Args:
         max_iterations: Newton iterations a stage before the step is given up (and, with adaptive control, tried shorter).
@@ -378,6 +379,8 @@ class Trapezoid(DiagonallyImplicit):
     """Trapezoidal rule (Crank–Nicolson), order 2, A-stable: x⁺ = x + h/2·(f(t, x) + f(t + h, x⁺))."""
 
     order = 2
+    # the slope of the last stage; f(x) has it only to Newton's tolerance times the stiffness, which spoils gradients
+    carries_memory = True
     tableau = ImplicitTableau(c=(0.0, 1.0), a=((0.0,), (0.5, 0.5)), b=(0.5, 0.5))
 
 
@@ -393,6 +396,7 @@ class Kvaerno5(DiagonallyImplicit):
 
     order = 5
     error_order = 4
+    carries_memory = True  # as in `Trapezoid`
     tableau = ImplicitTableau(
         c=(0.0, 0.52, 1.230333209967908, 0.8957659843500759, 0.43639360985864756, 1.0, 1.0),
         a=(

@@ -60,10 +60,7 @@ def march_per_sample(control: Adaptive, problem: Problem, x0: Tensor) -> Iterato
         stats.accepted += all_accepted
         stats.rejected += not all_accepted
         if any_tiny:
-            problem.outcome = _failed(problem, "step_underflow", tiny, t, x, h)
-            if step.failed is not None and problem.outcome.kind == "step_underflow" and bool((step.failed & tiny).any()):
-                fix = "f jumps there or is not defined beyond: end before it"
-                problem.outcome = failure.root_failed(problem, t, h, step.failed & tiny, fix)
+            problem.outcome = _underflow(problem, tiny, step.failed, t, x, h)
             return
         reports, slot = _reports(times, slot, passed, t, t1) if any_passed else ((), slot)
         mask = None if all_accepted else accept
@@ -120,6 +117,14 @@ def _initial_steps(control: Adaptive, problem: Problem, x0: Tensor, sign: Tensor
     h1 = torch.where(top <= 1e-15, (h0 * 1e-3).clamp(min=1e-6), (0.01 / top) ** (1 / (problem.scheme.error_order + 1)))
     h1 = torch.where(torch.isfinite(h1), h1, h0)
     return torch.minimum(100 * h0, h1).minimum(span).clamp(max=control.max_step)
+
+
+def _underflow(problem: Problem, tiny: Tensor, failed: Tensor | None, t: Tensor, x: Tensor, h: Tensor) -> Outcome:
+    """The outcome where a step became too small, perhaps because its equations could not be solved."""
+    outcome = _failed(problem, "step_underflow", tiny, t, x, h)
+    if failed is None or outcome.kind != "step_underflow" or not bool((failed & tiny).any()):
+        return outcome
+    return failure.root_failed(problem, t, h, failed & tiny, "f jumps there or is not defined beyond: end before it")
 
 
 def _failed(problem: Problem, kind: OutcomeKind, which: Tensor, t: Tensor, x: Tensor, h: Tensor) -> Outcome:
