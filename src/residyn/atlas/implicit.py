@@ -215,7 +215,7 @@ def _blows_up(sweep: _Sweep, ratio: float) -> Finding:
         "pass" if value > 1 and max(within) <= 1 else "fail",
         value,
         why="The limit is max_stable_step of forward Euler on the branch at a digit. Passes if the same blocks expand "
-        "distances at every h past ten times it and at none below a tenth of it. tanh saturates, so growth need not be exponential.",
+        "distances at every h past ten times it and at none below a tenth of it.",
     )
 
 
@@ -268,7 +268,8 @@ def _training(trained: list[_Trained]) -> list[Finding]:
             f"Test accuracy of implicit blocks trained at h = {far:g} (explicit twin: {explicit.accuracy:.1%})",
             "pass" if implicit.accuracy >= 0.4 else "fail",
             implicit.accuracy,
-            why="Passes at 0.4 (guessing: 0.1): the network trains where h is past the explicit limit (see the table). It is the "
+            why="Passes at 0.4 (guessing: 0.1): the network trains where h is past the explicit limit (see "
+            "the table). It is the "
             "price of never expanding that it may not separate what the stem left close: at small h both twins do better.",
         ),
         Finding(
