@@ -57,7 +57,9 @@ class Rhs:
 
     def time(self, t: Time) -> Tensor:
         """The time as a tensor that f, or a condition, may look at."""
-        return torch.scalar_tensor(t, dtype=self._time_dtype, device=self._device) if isinstance(t, float) else t
+        if isinstance(t, float):
+            return torch.scalar_tensor(t, dtype=self._time_dtype, device=self._device)
+        return t.to(self._time_dtype)
 
     def remember(self, t: Time, x: Tensor) -> Tensor:
         """f(t, x) without autograd, kept for the first stage of the first step, which may ask for the same."""
