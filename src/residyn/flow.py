@@ -304,7 +304,7 @@ def _collapsed(problem: Problem) -> Tensor | None:
     f, control = problem.f, problem.control
     if not (isinstance(f.f, Autonomous) and isinstance(f.f.branch, Spectral) and isinstance(control, Fixed)):
         return None
-    if f.args or f.layout is not None or isinstance(problem.times[0], Tensor):
+    if f.args or f.layout is not None or isinstance(problem.times[0], Tensor) or not problem.scheme.linear:
         return None
     states = [problem.x0]
     for start, end in zip(problem.times, problem.times[1:], strict=False):
@@ -375,6 +375,7 @@ class Flow(nn.Module):
         self.scheme = scheme or Dopri5()
         self.control = control if control is not None else default_control(self.scheme)
         self.gradient = gradient or Replay()
+        self.parts = nn.ModuleList(part for part in self.scheme.callables() if isinstance(part, nn.Module))
         self.last: Solution | None = None
 
     def forward(self, x0: State) -> State:

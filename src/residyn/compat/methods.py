@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,16 +36,16 @@ class Reusing(ExplicitRungeKutta):
 class AdaptiveHeun(Reusing):
     """Heun 2(1)."""
 
-    order: ClassVar[int] = 2
-    error_order: ClassVar[int] = 1
+    order = 2
+    error_order = 1
     tableau = tableaus.HEUN
 
 
 class Fehlberg2(Reusing):
     """Fehlberg 2(1)."""
 
-    order: ClassVar[int] = 2
-    error_order: ClassVar[int] = 1
+    order = 2
+    error_order = 1
     tableau = FEHLBERG2
 
 

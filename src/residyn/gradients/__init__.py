@@ -6,5 +6,6 @@ from residyn.gradients.base import GradientMode
 from residyn.gradients.checkpoint import Checkpoint
 from residyn.gradients.implicit import Implicit
 from residyn.gradients.replay import Replay
+from residyn.gradients.reversible import Reversible
 
-__all__ = ["Adjoint", "Backprop", "Checkpoint", "GradientMode", "Implicit", "Replay"]
+__all__ = ["Adjoint", "Backprop", "Checkpoint", "GradientMode", "Implicit", "Replay", "Reversible"]

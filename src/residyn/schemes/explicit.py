@@ -79,7 +79,7 @@ class Stages:
         h = self.h
         ks, terms = [first], [self.scaled(first)]
         for c, row in zip(tableau.c[1:], tableau.a[1:], strict=True):
-            k = f(t1 if c == 1.0 else t0 + c * span, combine(x, h, row, terms))
+            k = f(t1 if c == 1.0 else _between(t0, span, c), combine(x, h, row, terms))
             ks.append(k)
             terms.append(self.scaled(k))
         self.ks, self.terms = ks, terms
@@ -111,6 +111,10 @@ class Stages:
         """x0 + h·Σ b_i(θ)·k_i."""
         rows = self.tableau.dense
         return combine(self.x0, self.h, [_powers(row, theta) for row in rows], self._all(len(rows)))
+
+
+def _between(t0: Time, span: Time, c: float) -> Time:
+    return torch.add(t0, span, alpha=c) if isinstance(t0, Tensor) and isinstance(span, Tensor) else t0 + c * span
 
 
 def step_size(t0: Time, t1: Time, x: Tensor) -> Time:

@@ -12,7 +12,8 @@ from torch import Tensor
 from residyn.branch import Autonomous
 from residyn.errors import InputError
 from residyn.results import Outcome
-from residyn.schemes.base import Scheme, Step, Time
+from residyn.roots.linear import is_coupled
+from residyn.schemes.base import Field, Scheme, Step, Time
 from residyn.state import Layout
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ class Rhs:
     def __init__(self, f: Callable[..., Any], args: tuple[Any, ...], layout: Layout | None, like: Tensor) -> None:
         self.f, self.args, self.layout = f, args, layout
         self.evaluations = 0
+        self.root_iterations = 0
         self.shape, self.dtype = like.shape, like.dtype
         real = like.dtype.to_real() if like.dtype.is_complex else like.dtype
         self._time_dtype = real if real.itemsize >= 4 else torch.float32
@@ -41,10 +43,7 @@ class Rhs:
             return first[2]
         self.evaluations += 1
         if not self.timeless:
-            if isinstance(t, float):
-                t = torch.scalar_tensor(t, dtype=self._time_dtype, device=self._device)
-            elif t.dtype != self._time_dtype:  # samples' own times are kept in double precision
-                t = t.to(self._time_dtype)
+            t = self.time(t)
         if self.layout is None:
             k = self.f(t, x, *self.args)
         else:
@@ -56,10 +55,10 @@ class Rhs:
         return k
 
     def time(self, t: Time) -> Tensor:
-        """The time as a tensor that f, or a condition, may look at."""
+        """A time as f, or the condition of an event, sees it: a tensor it may look at."""
         if isinstance(t, float):
             return torch.scalar_tensor(t, dtype=self._time_dtype, device=self._device)
-        return t.to(self._time_dtype)
+        return t if t.dtype == self._time_dtype else t.to(self._time_dtype)  # samples' own times are kept in double precision
 
     def remember(self, t: Time, x: Tensor) -> Tensor:
         """f(t, x) without autograd, kept for the first stage of the first step, which may ask for the same."""
@@ -77,6 +76,27 @@ class Rhs:
             hint = "it looks as if f takes (x, t); f is called as f(t, x)" if k.ndim == 0 else "return dx/dt"
             return f"`f` must return the shape of x, {tuple(self.shape)}, got {tuple(k.shape)}; {hint}"
         return f"`f` must return the dtype of x, {self.dtype}, got {k.dtype}; convert x0 or the parameters of f"
+
+
+def coupled(f: Field, t: Time, image: Tensor, leaf: Tensor) -> bool:
+    """Whether samples of image = f(t, leaf) depend on each other; found once a march.
+
+    Asked at the state and, because a product such as xᵢ·xⱼ hides at zeros, once more beside it.
+    """
+    if not image.requires_grad:
+        return False
+    if isinstance(f, Rhs) and f.coupled is not None:
+        return f.coupled
+    found = is_coupled(image, leaf)
+    if not found and leaf.ndim > 1 and len(leaf) > 1:
+        generator = torch.Generator().manual_seed(0)
+        noise = torch.randn(leaf.shape, generator=generator, dtype=torch.float64).to(leaf)
+        beside = (leaf.detach() + 1e-3 * (leaf.detach().abs() + 1e-3) * noise).requires_grad_()
+        with torch.enable_grad():
+            found = is_coupled(f(t, beside), beside)
+    if isinstance(f, Rhs):
+        f.coupled = found
+    return found
 
 
 class Report(NamedTuple):
@@ -154,6 +174,7 @@ class Problem:
             if over:
                 break
         self.stats.evaluations = self.f.evaluations
+        self.stats.root_iterations = self.f.root_iterations
 
     def take(self, leg: Leg, x: Tensor, state: Any = None) -> tuple[Tensor, Any, list[Tensor]]:
         """Take a known leg again: the state after it, what the scheme hands on, and the values at its reported times."""
