@@ -177,3 +177,16 @@ def test_a_field_of_nothing_has_no_gradient_to_give():
     x = rd.solve(lambda t, x: torch.ones(2), x0, [0.0, 1.0], gradient=rd.Adjoint()).x[-1]
     x.sum().backward()
     torch.testing.assert_close(x0.grad, torch.ones(2))
+
+
+def test_single_precision_per_sample():
+    net = torch.nn.Linear(2, 2)
+    x0 = torch.ones(3, 2, requires_grad=True)
+    control = rd.Adaptive(rtol=1e-4, per_sample=True)
+
+    def gradients(mode):
+        x = rd.solve(lambda t, x: torch.tanh(net(x)) * t, x0, [0.0, 1.0], gradient=mode, control=control).x[-1]
+        return torch.autograd.grad(x.sum(), (x0, net.weight))
+
+    for a, b in zip(gradients(rd.Adjoint()), gradients(rd.Replay()), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)

@@ -39,16 +39,23 @@ class ImplicitStages:
         b = torch.tensor(self.tableau.b, dtype=y0.dtype, device=y0.device)
         times = [t0 if c == 0.0 else t1 if c == 1.0 else t0 + c * h for c in self.tableau.c]
 
+        def pairs(v: Tensor) -> Tensor:
+            return torch.view_as_real(v).reshape(1, -1) if v.is_complex() else v.reshape(1, -1)
+
+        def back(v: Tensor) -> Tensor:
+            return torch.view_as_complex(v.reshape(-1, 2)) if y0.is_complex() else v
+
+        # complex stages as pairs of reals: f need not be holomorphic, and is then linear over the reals only
         def stages(flat: Tensor) -> Tensor:
-            ks = flat.reshape(count, -1)
+            ks = back(flat).reshape(count, -1)
             points = y0.reshape(1, -1) + weight * (a @ ks)
             slopes = [f(t, point.view(y0.shape)) for t, point in zip(times, points, strict=True)]
-            return torch.stack(slopes).reshape(1, -1)
+            return pairs(torch.stack(slopes))
 
         with torch.no_grad():
             # a tenth of the finest difference a gradient check makes (1e-6) would be lost in a looser solve
             tol = 1e-12 if y0.dtype in (torch.float64, torch.complex128) else 1e-6
-            guess = f0.detach().reshape(1, -1).repeat(1, count)
+            guess = pairs(f0.detach().reshape(1, -1).repeat(1, count))
             ks, converged = broyden(stages, guess, tol, self.max_iters)
         if not converged:
             warnings.warn(NOT_CONVERGED, stacklevel=2)
@@ -58,7 +65,7 @@ class ImplicitStages:
                 return gmres(lambda u: u - pullback(u), w, tol=max(tol, 1e-10)).x
 
             ks = implicit_gradient(stages, ks, solve)
-        return y0 + weight * (b @ ks.reshape(count, -1)).view(y0.shape)
+        return y0 + weight * (b @ back(ks).reshape(count, -1)).view(y0.shape)
 
 
 def broyden(g: Callable[[Tensor], Tensor], x: Tensor, tol: float, limit: int) -> tuple[Tensor, bool]:

@@ -108,9 +108,12 @@ def until(inputs: Inputs, event: Callable[[Tensor, Tensor], Tensor]) -> tuple[Te
     sign = 1.0 if other > start else -1.0
     if inputs.method == "scipy_solver":
         return SciPy(inputs).until(event, start, sign)
+    y0, t = inputs.y0, inputs.t
+    if t.requires_grad and torch.is_grad_enabled():  # ∂y/∂t0 = -(∂y/∂y0)·f(t0, y0): the start moves along the flow
+        y0 = y0 - (t[0] - t[0].detach()).to(y0.dtype) * inputs.f(start, y0)
     if inputs.method in ADAPTIVE:
-        return _march(inputs, [start], sign).until(event, inputs.y0)
-    return Grid(inputs, _one_step(inputs)).until(event, inputs.y0, start, sign)
+        return _march(inputs, [start], sign).until(event, y0)
+    return Grid(inputs, _one_step(inputs)).until(event, y0, start, sign)
 
 
 def _march(inputs: Inputs, t: list[float], sign: float = 1.0) -> March:

@@ -19,6 +19,8 @@ _FARTHEST = 1e10  # an event is looked for up to this time from the start
 class SciPy:
     """scipy.integrate.solve_ivp on the flattened state.
 
+    `min_step` is handed to LSODA, the only integrator that knows it; that of SciPy 1.17 takes it and heeds it not.
+
     Args:
         inputs: The call.
     """

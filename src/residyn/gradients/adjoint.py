@@ -150,7 +150,7 @@ class _Joint:
         return a
 
     def _weighted(self, layout: Layout, row: Tensor) -> Control:
-        """The control with g left out of its norm: infinite tolerance there, and the mean taken over the rest only."""
+        """The control with g left out of its norm: no tolerance to speak of there, and the mean taken over the rest only."""
         control, x0 = self.control, self.problem.x0
         split = layout.as_real and x0.is_complex()
         width = 2 * x0.numel() * (2 if split else 1)
@@ -160,7 +160,7 @@ class _Joint:
         real = row.dtype.to_real() if row.is_complex() else row.dtype
         atol = torch.as_tensor(control.atol, dtype=real, device=row.device).expand(x0.shape).reshape(-1)
         atol = atol.repeat_interleave(2) if split else atol
-        weights = torch.cat([share * atol, share * atol, atol.new_full((len(row) - width,), math.inf)])
+        weights = torch.cat([share * atol, share * atol, atol.new_full((len(row) - width,), 1e30)])
         return dataclasses.replace(control, rtol=control.rtol * share, atol=weights)
 
     def _field(self, t: Time, state: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -215,9 +215,10 @@ class _PerSample(_Joint):
         t0, t1, _, accept = taken.leg
         assert isinstance(t0, Tensor)
         assert isinstance(t1, Tensor)
-        width = t0 - t1 if accept is None else torch.where(accept, t0 - t1, 0.0)
+        real = taken.x.dtype.to_real() if taken.x.is_complex() else taken.x.dtype  # times may be of higher precision
+        width = (t0 - t1 if accept is None else torch.where(accept, t0 - t1, 0.0)).to(real)
         for theta, weight in _NODES:
-            x, a = layout.unpack(taken.step.dense(torch.full_like(t0, theta)))
+            x, a = layout.unpack(taken.step.dense(torch.full_like(t0, theta, dtype=real)))
             t = self._shaped(t0 + theta * (t1 - t0))
             _, pulled = self._pull(t, x, a * (self._shaped(width) * weight), self.wrt)
             for j, item in enumerate(pulled[1:]):

@@ -181,7 +181,8 @@ class Watch:
 
     def _theta(self, theta: Tensor, leg: Leg) -> Tensor:
         assert isinstance(leg.t0, Tensor)
-        return theta.to(leg.t0.dtype).view_as(leg.t0)
+        x = self.problem.x0
+        return theta.to(x.dtype.to_real() if x.is_complex() else x.dtype).view_as(leg.t0)
 
     def _shared(self, taken: Taken, crossed: list[tuple[int, Tensor, Tensor]]) -> tuple[Taken, bool]:
         problem, leg = self.problem, taken.leg
@@ -207,10 +208,10 @@ class Watch:
                 stop = torch.where(crossing, torch.minimum(stop, theta), stop)
         reports = []
         for report in leg.reports:
-            assert isinstance(report.theta, Tensor)
             assert isinstance(report.slot, Tensor)
             assert report.rows is not None
-            keep = report.theta.flatten()[report.rows] <= stop[report.rows]
+            at = report.theta.flatten()[report.rows] if isinstance(report.theta, Tensor) else report.theta
+            keep = at <= stop[report.rows]
             reports.append(report._replace(slot=report.slot[keep], rows=report.rows[keep]))
         taken_by = torch.zeros_like(stop, dtype=torch.bool)
         for i, crossing, theta in crossed:
