@@ -217,8 +217,8 @@ class _PerSample(_Joint):
         assert isinstance(t1, Tensor)
         real = taken.x.dtype.to_real() if taken.x.is_complex() else taken.x.dtype  # times may be of higher precision
         width = (t0 - t1).to(real)
-        if accept is not None:  # it is given for each component, all of a sample alike
-            width = torch.where(accept.reshape(len(accept), -1)[:, 0].view(t0.shape), width, 0.0)
+        if accept is not None:
+            width = torch.where(taken.leg.samples().view(t0.shape), width, 0.0)
         for theta, weight in _NODES:
             x, a = layout.unpack(taken.step.dense(torch.full_like(t0, theta, dtype=real)))
             t = self._shaped(t0 + theta * (t1 - t0))
