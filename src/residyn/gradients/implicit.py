@@ -7,19 +7,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from residyn.errors import ResidynWarning
-from residyn.roots.base import Root, RootFinder
-from residyn.roots.fixed_point import Anderson
+from residyn.errors import ResidynWarning, SolveError
+from residyn.results import Outcome
+from residyn.roots.anderson import Anderson
+from residyn.roots.base import Map, Root, RootFinder
+from residyn.roots.differentiate import Pullback, implicit_gradient
 
 
 @dataclass(frozen=True)
 class Implicit:
     """The implicit function theorem: with x = g(x, θ), the gradient w at x gives (∂g/∂θ)ᵀ·u where u = w + (∂g/∂x)ᵀ·u.
 
-    The linear equation for u is itself a fixed point and is solved by a root finder; no iterate of the forward solve is kept.
+    The linear equation for u is itself a fixed point and is solved by a root finder (`Newton()` solves it directly); no iterate
+    of the forward solve is kept. The gradient is that of the exact solution, to the tolerances of both solves.
 
     Args:
         root: Solves the backward equation; its tolerance bounds the relative residual of u.
@@ -33,54 +35,53 @@ class Implicit:
 
     root: RootFinder = Anderson(tol=1e-6, max_iterations=200)
 
-    def attach(self, g: Callable[[Tensor], Tensor], x: Tensor, report: Callable[[Root], Any] | None = None) -> Tensor:
+    def attach(
+        self,
+        g: Map,
+        x: Tensor,
+        report: Callable[[Root], Any] | None = None,
+        *,
+        local: Map | None = None,
+        throw: bool = False,
+    ) -> Tensor:
         """Give a solution found without autograd its gradient.
 
         Args:
-            g: The map, called once with autograd on.
+            g: The map; called once with autograd on, and once more when a gradient comes back.
             x: The solution, x = g(x), detached.
             report: Called with the backward solve, once the gradient has come back.
+            local: g with all that does not depend on x cut from its history; g itself if not given.
+            throw: Whether to raise where the backward solve does not converge; otherwise it is a warning.
 
         Returns:
-            g(x), whose gradient is that of the exact solution.
+            x, whose gradient is that of the exact solution.
+
+        Raises:
+            SolveError: When the gradient comes back, if the backward solve does not converge and `throw` is set.
         """
-        start = x.detach().requires_grad_()
-        gx = g(start)
-        if not gx.requires_grad:
-            return gx
 
-        def hook(w: Tensor) -> Tensor:
-            def backward(u: Tensor) -> Tensor:
-                (pulled,) = torch.autograd.grad(gx, start, u, retain_graph=True, allow_unused=True)
-                return w if pulled is None else w + pulled
-
-            found = self.root.solve(backward, w)
+        def solve(image: Tensor, leaf: Tensor, pullback: Pullback, w: Tensor) -> Tensor:
+            found = self.root.solve_adjoint(image, leaf, pullback, w)
             if report is not None:
                 report(found)
-            if not bool(found.converged.all()):
-                worst = float(found.residual.max())
-                warnings.warn(
-                    f"the backward solve of the equilibrium stopped at residual {worst:.2e} after {found.iterations} "
-                    f"iterations, tolerance {self.root.tol:.0e}: the gradient is that accurate; give Implicit(root=...) more "
-                    "iterations",
-                    ResidynWarning,
-                    stacklevel=2,
-                )
+            if not found:
+                _complain(found, self.root.tol, throw)
             return found.x
 
-        result: Tensor = _Hooked.apply(gx, hook)  # type: ignore[no-untyped-call]
-        return result
+        gx = implicit_gradient(g, x, solve, local)
+        # the value stays that whose residual was measured: one more g would move it, and by more than tol where g expands
+        return x + (gx - gx.detach()) if gx.requires_grad else x
 
 
-class _Hooked(torch.autograd.Function):
-    """Identity forward; `hook` on the gradient, with autograd's graph of g free to be walked."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, hook: Callable[[Tensor], Tensor]) -> Tensor:
-        ctx.hook = hook
-        return x.view_as(x)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return ctx.hook(grad), None
+def _complain(found: Root, tol: float, throw: bool) -> None:
+    sample, residual = found.worst
+    outcome = Outcome(
+        "root_failed",
+        f"the backward solve of the equilibrium stopped at relative residual {residual:.2e} on sample {sample} after "
+        f"{found.iterations} iterations, tolerance {tol:.0e} ({found.reason}); the gradient is no better than that",
+        "give Implicit(root=...) more iterations, a larger tol, or another root finder: Newton() solves this equation directly",
+        sample=sample,
+    )
+    if throw:
+        raise SolveError(outcome)
+    warnings.warn(str(outcome), ResidynWarning, stacklevel=2)
