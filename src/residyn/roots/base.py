@@ -136,13 +136,15 @@ class _Best:
     def __init__(self, x: Tensor, tol: float) -> None:
         self.x, self.tol = x, tol
         self.residual = x.new_full((len(x),), float("inf"))
-        self.mark = self.residual
+        self.mark: Tensor | None = None  # the residual at the last check for a stall; at first that of the guess
 
     def offer(self, x: Tensor, residual: Tensor) -> bool:
         """Take the samples whose residual is smaller than what was known; whether all are now below the tolerance.
 
         The one place where an iteration waits for the device.
         """
+        if self.mark is None:
+            self.mark = residual
         better, done = residual < self.residual, residual <= self.tol
         all_better, done_all = torch.stack([better.all(), (done | (self.residual <= self.tol)).all()]).tolist()
         if all_better:
@@ -154,7 +156,9 @@ class _Best:
 
     def stalled(self) -> bool:
         """Whether no sample above the tolerance has improved by 0.1 % since this was last asked."""
-        going = (self.residual > self.tol) & (self.residual < 0.999 * self.mark)
+        assert self.mark is not None
+        # a nan at the guess is no mark to beat: any number since is progress
+        going = (self.residual > self.tol) & ~(self.residual >= 0.999 * self.mark) & torch.isfinite(self.residual)
         self.mark = self.residual
         return not bool(going.any())
 
