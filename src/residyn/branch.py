@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from residyn.errors import InputError
 from residyn.results import Estimate
+from residyn.state import inside_transform
 
 
 class Linear(nn.Module, abc.ABC):
@@ -177,7 +178,16 @@ class Gradient(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """-∇φ(x), by automatic differentiation, itself differentiable."""
-        return -torch.func.grad(lambda z: self.potential(z).sum())(x)
+        if inside_transform():
+            return -torch.func.grad(lambda z: self.potential(z).sum())(x)
+        # plain autograd elsewhere: torch.func refuses to run where a gradient mode counts or packs what is saved
+        with torch.enable_grad():
+            z = x if x.requires_grad and torch.is_grad_enabled() else x.detach().requires_grad_()
+            total = self.potential(z).sum()
+        if not total.requires_grad:
+            return torch.zeros_like(x)
+        (slope,) = torch.autograd.grad(total, z, create_graph=torch.is_grad_enabled(), allow_unused=True)
+        return torch.zeros_like(x) if slope is None else -slope
 
     def prox(self, x: Tensor, h: float) -> Tensor:
         """The proximal map of h·φ at x.

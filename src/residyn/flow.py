@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import warnings
 from collections.abc import Callable, Sequence
@@ -15,16 +16,19 @@ from residyn.branch import Autonomous, Spectral, autonomous
 from residyn.errors import InputError, ResidynWarning, SolveError
 from residyn.gradients.base import GradientMode
 from residyn.gradients.implicit import Implicit
+from residyn.gradients.occurrence import Occurrence, occurrences
 from residyn.gradients.replay import Replay
 from residyn.results import Outcome
 from residyn.roots.anderson import Anderson
 from residyn.roots.base import Root, RootFinder
+from residyn.schemes import failure
 from residyn.schemes.base import Scheme
 from residyn.schemes.collapse import collapse
 from residyn.schemes.control import Adaptive, Control, Fixed, default_control
+from residyn.schemes.event import Event, Watch
 from residyn.schemes.explicit import Dopri5
 from residyn.schemes.problem import Problem, Rhs, Stats
-from residyn.state import Layout, State, leaves
+from residyn.state import Layout, State, leaves, rebuild
 
 
 @dataclass(frozen=True)
@@ -36,13 +40,21 @@ class Solution:
         x: The state at each, `(n, *x0.shape)`, in the structure of x0.
         stats: What it cost.
         outcome: How it ended.
+        events: The events that were met, in order. A terminal one of shared steps is also the last of `t` and `x`; where
+            samples have steps of their own, what they would have reported after theirs is nan.
     """
 
     t: Tensor
     x: State
     stats: Stats
     outcome: Outcome
+    events: tuple[Occurrence, ...] = ()
     _problem: Problem | None = None
+
+    @property
+    def event(self) -> Occurrence | None:
+        """The terminal event that ended the solve; `None` if none did, or if samples ended on their own (see `events`)."""
+        return next((item for item in self.events if item.terminal and item.samples is None), None)
 
     def interpolate(self, t: float | Sequence[float] | Tensor) -> State:
         """The state at other times, from the scheme's own continuous form.
@@ -67,6 +79,8 @@ class Solution:
         wanted = torch.as_tensor(t, dtype=torch.float64)
         times = wanted.flatten().tolist()
         start, end = problem.times[0], problem.legs[-1].t1
+        if problem.outcome.kind == "event":
+            end = problem.outcome.t
         low, high = min(start, end), max(start, end)
         for time in times:
             if not low <= time <= high:
@@ -97,8 +111,6 @@ def _walk(problem: Problem, times: list[float]) -> dict[int, Tensor]:
 
 
 def _first(states: State, layout: Layout | None) -> State:
-    from residyn.state import rebuild
-
     items = [leaf[0] for leaf in leaves(states)]
     return items[0] if layout is None else rebuild(states, items)
 
@@ -112,6 +124,7 @@ def solve(
     scheme: Scheme | None = None,
     control: Control | None = None,
     gradient: GradientMode | None = None,
+    event: Event | Sequence[Event] | None = None,
     throw: bool = True,
 ) -> Solution:
     """Solve x' = f(t, x, *args) from x(t[0]) = x0 and report x at each of the times.
@@ -126,6 +139,7 @@ def solve(
         scheme: How a step is taken; `Dopri5()` if not given.
         control: How long steps are; `Adaptive()` if not given and the scheme has an error estimate.
         gradient: How the gradient comes back; `Replay()` if not given.
+        event: What to watch for on the way, and whether to end there; times and states of events have gradients.
         throw: Whether a numerical failure is raised; otherwise it is in the `outcome`, with what was solved before it.
 
     Returns:
@@ -139,30 +153,72 @@ def solve(
     >>> round(float(solution.x[-1]), 5)
     0.36788
     """
-    scheme = scheme or Dopri5()
-    problem = _problem(f, x0, t, args, scheme, control)
-    times = torch.as_tensor(t)
-    gradient = gradient or Replay()
-    collapsed = _collapsed(problem)
-    if collapsed is not None:
-        x, kept = collapsed, None
+    times = _as_tensor(t)
+    problem = _problem(f, x0, times, args, Dopri5() if scheme is None else scheme, control)
+    gradient = Replay() if gradient is None else gradient
+    if not isinstance(gradient, GradientMode):
+        raise InputError(f"`gradient` must be a gradient mode such as Replay(), got {gradient!r}; pass an instance")
+    watched = _events(event)
+    collapsed = None if times.requires_grad or watched else _collapsed(problem)
+    met: list[Occurrence] = []
+    if collapsed is None:
+        x, met = _marched(problem, gradient, watched, times)
     else:
-        start = problem.x0
-        if isinstance(t, Tensor) and t.requires_grad:
-            problem.x0 = _shift_start(problem, t)
-        x, kept = gradient.march(problem), problem
-        if isinstance(t, Tensor) and t.requires_grad:
-            x = _shift_reports(problem, t, x, start)
-    layout = problem.f.layout
+        x = collapsed
     reported = (times.T if times.ndim == 2 else times)[: len(x)]
-    solution = Solution(reported, x if layout is None else layout.unpack(x), problem.stats, problem.outcome, kept)
+    states = x if problem.f.layout is None else problem.f.layout.unpack(x)
+    if met and met[-1].terminal and met[-1].samples is None:
+        reported, states = _append(reported, states, met[-1])
+    kept = problem if collapsed is None else None
+    solution = Solution(reported, states, problem.stats, problem.outcome, tuple(met), kept)
     if throw and not problem.outcome.ok:
         raise SolveError(problem.outcome)
     return solution
 
 
+def _marched(
+    problem: Problem, gradient: GradientMode, watched: tuple[Event, ...], times: Tensor
+) -> tuple[Tensor, list[Occurrence]]:
+    """The reported states and the events, with their gradients; those by the times too, if they want any."""
+    met: list[Occurrence] = []
+    start = problem.x0
+    if times.requires_grad:
+        problem.x0 = _shift_start(problem, times)
+    problem.watch = Watch(problem, watched) if watched else None
+    x = gradient.march(problem)
+    if watched:
+        x, met = occurrences(problem, watched, x)
+    return (_shift_reports(problem, times, x, start) if times.requires_grad else x), met
+
+
+def _events(event: Event | Sequence[Event] | None) -> tuple[Event, ...]:
+    events = () if event is None else (event,) if isinstance(event, Event) else tuple(event)
+    for item in events:
+        if not isinstance(item, Event):
+            raise InputError(f"`event` must be an Event or a sequence of them, got {type(item).__name__}; wrap it: Event(...)")
+    return events
+
+
+def _append(times: Tensor, states: State, end: Occurrence) -> tuple[Tensor, State]:
+    """Times and states with those of the event that ended the solve."""
+    items = [torch.cat([a, b[None]]) for a, b in zip(leaves(states), leaves(end.x), strict=True)]
+    return torch.cat([times.to(end.t), end.t[None]]), rebuild(states, items)
+
+
+def _as_tensor(t: Any) -> Tensor:
+    """The times as a tensor: as it came, or, of Python numbers, in double precision; tensors in a list keep their gradient."""
+    if isinstance(t, Tensor):
+        return t
+    try:
+        if isinstance(t, (list, tuple)) and any(isinstance(item, Tensor) for item in t):
+            return torch.stack([torch.as_tensor(item, dtype=torch.float64, device="cpu") for item in t])
+        return torch.as_tensor(t, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError):
+        raise InputError(f"`t` must be real times, (n,) or (B, n), got {t!r:.60}; write t=[0.0, 1.0] or a tensor") from None
+
+
 def _problem(
-    f: Callable[..., Any], x0: State, t: Any, args: tuple[Any, ...], scheme: Scheme, control: Control | None
+    f: Callable[..., Any], x0: State, t: Tensor, args: tuple[Any, ...], scheme: Scheme, control: Control | None
 ) -> Problem:
     """All checks, once; nothing deeper checks again."""
     if not isinstance(scheme, Scheme):
@@ -179,8 +235,9 @@ def _problem(
     if not isinstance(args, tuple):
         raise InputError(f"`args` must be a tuple, got {type(args).__name__}; write args=(a,) for one argument")
     _check_order_of_arguments(f)
-    own_times = isinstance(t, Tensor) and t.ndim == 2
-    batched = own_times or (isinstance(control, Adaptive) and control.per_sample)
+    if t.ndim == 2 and isinstance(control, Adaptive):
+        control = dataclasses.replace(control, per_sample=True)  # times of one's own are met by steps of one's own
+    batched = t.ndim == 2 or (isinstance(control, Adaptive) and control.per_sample)
     if isinstance(control, Adaptive):
         scheme = scheme.tuned(control.rtol, control.atol)
     as_real = scheme.real_state and any(leaf.is_complex() for leaf in leaves(x0))
@@ -210,16 +267,14 @@ def _check_state(x: Tensor, batched: bool) -> None:
         raise InputError(f"`x0` must not be empty, got shape {tuple(x.shape)}")
     if batched and x.ndim < 1:
         raise InputError("`x0` must have a sample axis, (B, …), for steps or times a sample, got a tensor without axes")
-    from residyn.schemes.failure import finite
-
-    if not finite(x):
+    if not failure.finite(x):
         at = int((~torch.isfinite(x)).flatten().to(torch.uint8).argmax())
         raise InputError(f"`x0` must be finite, got {x.flatten()[at].item()} at flat index {at}; clean the data first")
 
 
-def _times(t: Any, x: Tensor, batched: bool) -> list[Any]:
+def _times(t: Tensor, x: Tensor, batched: bool) -> list[Any]:
     """The times as floats, or, for samples on their own, as tensors `(B, 1, …)`."""
-    times = torch.as_tensor(t).detach()
+    times = t.detach()
     if times.is_complex() or times.dtype == torch.bool:
         raise InputError(f"`t` must be real, got {times.dtype}")
     hint = "" if times.ndim <= 1 else "; if x0 and t are swapped: solve(f, x0, t)"
@@ -230,17 +285,17 @@ def _times(t: Any, x: Tensor, batched: bool) -> list[Any]:
     if not bool(torch.isfinite(rows).all()):
         raise InputError("`t` must be finite, got nan or inf")
     if not bool(((steps > 0).all(1) | (steps < 0).all(1)).all()):
-        at = int(((steps == 0) | (torch.sign(steps) != torch.sign(steps[:, :1]))).any(0).to(torch.uint8).argmax())
-        pair = [round(v, 6) for v in rows[0, at : at + 2].tolist()]
-        raise InputError(
-            f"`t` must be strictly increasing or decreasing, got {pair} at index {at}; sort it, drop repeats{hint}"
-        )
+        wrong = (steps == 0) | (torch.sign(steps) != torch.sign(steps[:, :1]))
+        row, at = divmod(int(wrong.to(torch.uint8).argmax()), steps.shape[1])
+        pair = [float(f"{v:.9g}") for v in rows[row, at : at + 2].tolist()]
+        where = f"index {at}" if times.ndim == 1 else f"index {at} of sample {row}"
+        raise InputError(f"`t` must be strictly increasing or decreasing, got {pair} at {where}; sort it, drop repeats{hint}")
     if not batched:
         return list(rows[0].tolist())
     if times.ndim == 2 and len(times) != len(x):
         raise InputError(f"`t` must have a row for each sample, ({len(x)}, n), got shape {tuple(times.shape)}{hint}")
-    real = x.dtype.to_real() if x.is_complex() else x.dtype
-    rows = rows.expand(len(x), -1).to(x.device, real)
+    # in double precision, as the times all samples share are; not every device has it
+    rows = rows.expand(len(x), -1).to(x.device, torch.float32 if x.device.type == "mps" else torch.float64)
     return [column.reshape(len(x), *[1] * (x.ndim - 1)) for column in rows.unbind(1)]
 
 
@@ -249,13 +304,19 @@ def _collapsed(problem: Problem) -> Tensor | None:
     f, control = problem.f, problem.control
     if not (isinstance(f.f, Autonomous) and isinstance(f.f.branch, Spectral) and isinstance(control, Fixed)):
         return None
-    if f.args or f.layout is not None or isinstance(problem.times[0], Tensor):
+    if f.args or f.layout is not None or isinstance(problem.times[0], Tensor) or not problem.scheme.linear:
         return None
-    problem.stats.accepted = control.steps * (len(problem.times) - 1)
     states = [problem.x0]
     for start, end in zip(problem.times, problem.times[1:], strict=False):
         states.append(collapse(f.f.branch, problem.scheme, (end - start) / control.steps, control.steps, states[-1]))
-    return torch.stack(states)
+    x = torch.stack(states)
+    if not failure.finite(x):
+        first = next(i for i, state in enumerate(states) if not failure.finite(state))
+        h = (problem.times[first] - problem.times[first - 1]) / control.steps
+        problem.outcome = failure.overflow(problem, problem.times[first - 1], h, states[first])
+        x = x[:first]
+    problem.stats.accepted = control.steps * (len(x) - 1)
+    return x
 
 
 def _shift_start(problem: Problem, t: Tensor) -> Tensor:
@@ -314,6 +375,7 @@ class Flow(nn.Module):
         self.scheme = scheme or Dopri5()
         self.control = control if control is not None else default_control(self.scheme)
         self.gradient = gradient or Replay()
+        self.parts = nn.ModuleList(part for part in self.scheme.callables() if isinstance(part, nn.Module))
         self.last: Solution | None = None
 
     def forward(self, x0: State) -> State:
@@ -323,8 +385,6 @@ class Flow(nn.Module):
         layout = None if isinstance(x0, Tensor) else Layout.of(x0, batched=False)
         if layout is None:
             return solution.x[-1]
-        from residyn.state import rebuild
-
         return rebuild(x0, [leaf[-1] for leaf in leaves(solution.x)])
 
 
@@ -428,4 +488,4 @@ def _detached(u: Any) -> Any:
     return u
 
 
-__all__ = ["Equilibrium", "Flow", "Solution", "autonomous", "solve"]
+__all__ = ["Equilibrium", "Event", "Flow", "Occurrence", "Solution", "autonomous", "solve"]

@@ -127,9 +127,9 @@ class Layout:
             raise InputError(f"`f` must return tensors of the shapes in x, {want}, got {got}; return dx/dt for each of them")
         dtypes = tuple(item.dtype for item in items)
         if dtypes != self.dtypes:
-            want_dtypes, got_dtypes = list(map(str, self.dtypes)), list(map(str, dtypes))
+            expected, found = list(map(str, self.dtypes)), list(map(str, dtypes))
             raise InputError(
-                f"`f` must return tensors of the dtypes in x, {want_dtypes}, got {got_dtypes}; convert x0 or the parameters of f"
+                f"`f` must return tensors of the dtypes in x, {expected}, got {found}; convert x0 or the parameters of f"
             )
         return self._row(items)
 
@@ -149,9 +149,9 @@ class Layout:
             width = inner.numel() * (2 if self.as_real and dtype.is_complex else 1)
             piece = row[..., start : start + width]
             if self.as_real and dtype.is_complex:
-                items.append(torch.view_as_complex(piece.reshape(*lead, *shape, 2).contiguous()))
+                items.append(torch.view_as_complex(piece.reshape((*lead, *shape, 2)).contiguous()))
             else:
-                items.append(piece.reshape(*lead, *shape))
+                items.append(piece.reshape((*lead, *shape)))
             start += width
         return rebuild(self.tree, items)
 

@@ -41,7 +41,7 @@ def golub_kahan(
         apply: A, on `(m, n)`: m rows, each with an operator of its own.
         adjoint: Aᵀ, likewise.
         start: Unit rows, `(m, n)`.
-        rtol: Relative error to stop at, as `_Bidiagonal.error` estimates it.
+        rtol: Relative error to stop at, as the residual and the gap estimate it.
         limit: Products at most.
         enough: Stop as soon as a value exceeds this.
         keep: Steps before the process starts again from its best vector; this bounds the memory.
@@ -62,7 +62,7 @@ def golub_kahan(
             best = torch.maximum(best, process.values[-1])
             # After a restart the process has to see the second value again before a gap means anything.
             settled = spent == len(process.values) or len(process.values) >= 10
-            done = (settled and bool((process.error() <= rtol * best).all())) or bool((best > enough).any())
+            done = (settled and bool((process.error <= rtol * best).all())) or bool((best > enough).any())
             if done or spent >= limit:
                 return Extreme(best, process.vector(), done)
         start = process.vector()
@@ -77,7 +77,7 @@ class _Bidiagonal:
         self.alphas: list[Tensor] = []
         self.betas: list[Tensor] = []
         self.values: list[Tensor] = []
-        self._bound = torch.full((len(start),), math.inf, dtype=torch.float64)
+        self.error = torch.full((len(start),), math.inf, dtype=torch.float64)
         self._before: tuple[Tensor, Tensor, Tensor] | None = None
 
     def step(self, operator: Map) -> None:
@@ -99,7 +99,9 @@ class _Bidiagonal:
         """The largest singular value now, and how far it may still lie below ‖A‖.
 
         The entry that came last times the last component of the last vector is the residual r of the last value σ₁. With a
-        gap to the rest of about σ₁ - σ₂, ‖A‖ is at most r²/gap above it (Kato and Temple), less what was gained just now.
+        gap to the rest of about σ₁ - σ₂, ‖A‖ is at most r²/gap above it (Kato and Temple), less what was gained just now. Twice
+        that held 1 % in 87 of 88 runs on convolutional blocks (1.3 % in the other); reading a limit off the values themselves
+        is cheaper by a third, and was taken in by plateaus for errors up to 7 %.
         """
         u, s, vh = torch.linalg.svd(self.matrix(), full_matrices=False)
         grew = self.betas if len(self.betas) == len(self.alphas) else self.alphas
@@ -107,23 +109,12 @@ class _Bidiagonal:
             first, second, component = self._before
             residual = grew[-1] * component
             gap = torch.maximum(first - second, residual).clamp(min=1e-300)
-            bound, gain = residual**2 / gap, s[:, 0] - first
+            bound, gain = 2 * residual**2 / gap, s[:, 0] - first
             # A bound that the gain has overtaken was wrong: the gap was to a value that is itself still rising.
-            self._bound = torch.where(gain > bound, gain, (bound - gain).maximum(gain / 10))
+            self.error = torch.where(gain > bound, gain, (bound - gain).maximum(gain / 10))
         component = (vh[:, 0, -1] if grew is self.betas else u[:, -1, 0]).abs()
         self._before = (s[:, 0], s[:, 1] if s.shape[1] > 1 else torch.zeros_like(s[:, 0]), component)
         self.values.append(s[:, 0])
-
-    def error(self) -> Tensor:
-        """How far the last value may be below ‖A‖: the residual's bound, or less where a slow, even approach is plain.
-
-        In a cluster of values the gap is small and the bound far too high; there the sequence rises geometrically and its
-        limit can be read off. That alone would be taken in by a plateau, so the bound must be within ten times of it.
-        """
-        if len(self.values) < 5:
-            return self._bound
-        rest = 2 * torch.maximum(_geometric(self.values, 1), _geometric(self.values, 2))
-        return torch.where(rest > self._bound / 10, rest.minimum(self._bound), self._bound / 10)
 
     def matrix(self) -> Tensor:
         """B, upper bidiagonal."""
@@ -226,10 +217,3 @@ def normalised(vector: Tensor) -> tuple[Tensor, Tensor]:
     """Norms of the rows, float64 on the CPU, and the unit rows; a zero row stays zero."""
     norm = torch.linalg.vector_norm(vector, dim=-1, keepdim=True)
     return norm.squeeze(-1).double().cpu(), torch.where(norm > 0, vector / norm, vector)
-
-
-def _geometric(values: list[Tensor], stride: int) -> Tensor:
-    """What a sequence that rises geometrically still has to rise, from its last three terms `stride` apart."""
-    last, before = values[-1] - values[-1 - stride], values[-1 - stride] - values[-1 - 2 * stride]
-    ratio = (last / before.clamp(min=1e-300)).clamp(0.0, 1.0)
-    return last * ratio / (1 - ratio).clamp(min=1e-12)

@@ -55,6 +55,15 @@ ENTRIES: tuple[Entry, ...] = (
         "residyn.atlas.ode",
     ),
     Entry(
+        "learn-dynamics",
+        "Learning dynamics: the derivative or the flow map",
+        "F(x) = f_θ(x), or h·F(x) = G_θ(x)",
+        "Small steps: fitting the derivative and integrating wins; large steps: its truncation error dominates and fitting the "
+        "flow map wins. The cross-over in the plane of step and noise is predicted from the local truncation error.",
+        "monthly sea surface temperatures of the El Niño region (package statsmodels)",
+        "residyn.atlas.learn_dynamics",
+    ),
+    Entry(
         "calibrate",
         "Calibration as residual shrinkage of logits",
         "F(z) = -λ·z",

@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from residyn.errors import InputError
 from residyn.gradients.base import GradientMode
+from residyn.schemes import failure
 from residyn.schemes.problem import Outputs
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class Checkpoint(GradientMode):
 
             return Replay(keep=0).march(problem)
         x = problem.x0
-        legs = problem.control.plan(problem)
+        legs = problem.control.plan(problem) if problem.watch is None else None
         if legs is None or not torch.is_grad_enabled():
             with torch.no_grad():
                 outputs = Outputs(problem, x)
@@ -62,15 +63,25 @@ class Checkpoint(GradientMode):
             if not torch.is_grad_enabled():
                 return outputs.stack()
             legs = problem.legs
-        problem.legs = legs
+        problem.legs = []
         outputs = Outputs(problem, x)
         for part in self._parts(legs):
-            x, *values = checkpoint(_segment, problem, part, x, use_reentrant=False)
-            for leg in part:
+            start = x
+            x, *values = checkpoint(_segment, problem, part, start, use_reentrant=False)
+            sound = part if failure.finite(x) else self._before_failure(problem, part, start)
+            problem.legs.extend(sound)
+            for leg in sound:
                 outputs.add(leg, [values.pop(0) for _ in leg.reports])
-        problem.stats.accepted = len(legs)
+            if len(sound) < len(part):
+                break
+        problem.stats.accepted = len(problem.legs)
         problem.stats.evaluations = problem.f.evaluations
         return outputs.stack()
+
+    def _before_failure(self, problem: Problem, part: Sequence[Leg], start: Tensor) -> Sequence[Leg]:
+        """Say which leg of a segment led to nan or inf, and return those before it."""
+        problem.outcome, sound = failure.first_non_finite(problem, part, start)
+        return part[:sound]
 
     def chain(self, blocks: Sequence[Callable[[Tensor], Tensor]], x: Tensor) -> Tensor:
         """Run blocks in segments."""

@@ -74,12 +74,13 @@ def find_dependence(problem: Problem, x: Tensor) -> Dependence:
     _map_tensors(problem.f.args, lambda tensor: found.tensors.append(tensor) if tensor.requires_grad else None)
     found.in_args = len(found.tensors)
     seen = {id(tensor) for tensor in found.tensors}
-    for module in _modules(f):
+    others = problem.scheme.callables()
+    for module in _modules(f, *others):
         for tensor in [*module.parameters(), *module.buffers()]:
             if tensor.requires_grad and tensor.is_leaf and id(tensor) not in seen:
                 seen.add(id(tensor))
                 found.tensors.append(tensor)
-    found.is_module = isinstance(f, nn.Module)
+    found.is_module = all(isinstance(part, nn.Module) for part in (f, *others))
     dice = torch.get_rng_state()
     stand_in = x.detach().requires_grad_()
     with found.detached() as cut, torch.enable_grad():
@@ -97,9 +98,9 @@ def find_dependence(problem: Problem, x: Tensor) -> Dependence:
     return found
 
 
-def _modules(f: Callable[..., Any]) -> Iterator[nn.Module]:
-    """The modules that a callable is, is bound to, wraps, or holds in its closure."""
-    todo: list[Any] = [f]
+def _modules(*callables: Callable[..., Any]) -> Iterator[nn.Module]:
+    """The modules that callables are, are bound to, wrap, or hold in their closures."""
+    todo: list[Any] = list(reversed(callables))
     seen: set[int] = set()
     while todo:
         item: Any = todo.pop()

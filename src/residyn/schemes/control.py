@@ -74,7 +74,7 @@ class Fixed(Control):
         for i, leg in enumerate(legs):
             step = problem.scheme.step(problem.f, leg.t0, leg.t1, x, state)
             if leg.reports and not failure.finite(step.x):
-                problem.outcome = failure.where_non_finite(problem, legs[since : i + 1], sure)
+                problem.outcome, _ = failure.first_non_finite(problem, legs[since : i + 1], sure)
                 return
             problem.stats.accepted += 1
             yield Taken(leg, x, step.x, step)
@@ -131,13 +131,18 @@ class Adaptive(Control):
     def __post_init__(self) -> None:
         if not (isinstance(self.rtol, (int, float)) and 0 < self.rtol < 1):
             raise InputError(f"`rtol` must lie in (0, 1), got {self.rtol!r}; 1e-6 is usual in double precision")
-        least = float(self.atol.min()) if isinstance(self.atol, Tensor) else self.atol
-        if not least >= 0 or math.isinf(least):
-            raise InputError(f"`atol` must be ≥ 0 and finite, got {least!r}; 1e-9 is usual in double precision")
+        if not isinstance(self.atol, (int, float, Tensor)):
+            raise InputError(f"`atol` must be ≥ 0 and finite, got {self.atol!r}; give a number, or a tensor like x")
+        least, most = (float(v) for v in torch.aminmax(torch.as_tensor(self.atol, dtype=torch.float64)))
+        if not 0 <= least <= most < math.inf:
+            got = least if not least >= 0 else most
+            raise InputError(f"`atol` must be ≥ 0 and finite, got {got!r}; 1e-9 is usual in double precision")
         if not isinstance(self.max_steps, int) or self.max_steps < 1:
             raise InputError(f"`max_steps` must be a whole number of at least 1, got {self.max_steps!r}")
         if self.first_step is not None and not 0 < self.first_step < math.inf:
             raise InputError(f"`first_step` must be > 0, got {self.first_step!r}; the direction comes from the times")
+        if not self.max_step > 0:
+            raise InputError(f"`max_step` must be > 0, got {self.max_step!r}; inf sets no limit")
         if not 0 <= self.min_step <= self.max_step:
             raise InputError(f"`min_step` must lie in [0, max_step = {self.max_step}], got {self.min_step!r}")
         if not 0 < self.min_factor < 1 < self.max_factor or not 0 < self.safety <= 1:
@@ -146,9 +151,15 @@ class Adaptive(Control):
                 f"got {self.min_factor}, {self.max_factor}, {self.safety}"
             )
 
+        if not (self.integral >= 0 and self.proportional >= 0 and self.integral + self.proportional > 0):
+            raise InputError(
+                "`integral` and `proportional` must be ≥ 0, and not both 0, "
+                f"got {self.integral!r} and {self.proportional!r}; 1 and 0 are usual"
+            )
+
     def march(self, problem: Problem, x0: Tensor) -> Iterator[Taken]:
         """Take steps until the last time, or until `problem.outcome` says why not."""
-        if self.per_sample:
+        if self.per_sample or isinstance(problem.times[0], Tensor):  # times of their own need steps of their own
             return march_per_sample(self, problem, x0)
         return self._march_joint(problem, x0)
 
@@ -175,7 +186,8 @@ class Adaptive(Control):
                 scale = torch.maximum(magnitude, magnitude1).mul_(self.rtol).add_(self.atol)
                 ratio = float(torch.linalg.vector_norm(error.div_(scale))) / root_n
             factor = self._factor(ratio, previous, scheme.error_order)
-            if ratio <= 1.0 or (ratio == ratio and abs(h) <= self.min_step):
+            forced = abs(h) <= self.min_step
+            if ratio <= 1.0 or (forced and ratio < math.inf):
                 stats.accepted += 1
                 reports = []
                 while slot < len(times) and (times[slot] <= t1 if forward else times[slot] >= t1):
@@ -191,6 +203,9 @@ class Adaptive(Control):
                 stats.rejected += 1
                 factor = min(factor, 1.0)
                 broke = h if ratio != ratio and not broke else broke
+                if forced:  # no shorter step is allowed, and this one leaves the numbers
+                    problem.outcome = failure.underflow(problem, t, x, h, h)
+                    return
             h = (t1 - t if ratio > 1.0 or ratio != ratio else h) * factor
             h = math.copysign(min(max(abs(h), self.min_step), self.max_step), h)
         problem.outcome = failure.too_many(problem, self.max_steps, t, x, h)

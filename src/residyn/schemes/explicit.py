@@ -61,18 +61,34 @@ class Slope:
 
 
 class Stages:
-    """The stages of one step, kept for its error estimate, its dense output and the first stage of the next step."""
+    """The stages of one step, kept for its error estimate, its dense output and the first stage of the next step.
 
-    __slots__ = ("_end", "f", "h", "ks", "t0", "t1", "tableau", "x0", "x1")
+    Where samples have their own step sizes, each stage is multiplied by them once (`terms`), and `h` is 1 from there on.
+    """
+
+    __slots__ = ("_end", "_wide", "f", "h", "ks", "span", "t0", "t1", "tableau", "terms", "x0", "x1")
 
     def __init__(self, tableau: Tableau, f: Field, t0: Time, t1: Time, x: Tensor, first: Tensor) -> None:
-        h = step_size(t0, t1, x)
-        ks = [first]
+        span = t1 - t0
+        self.tableau, self.f, self.t0, self.t1, self.span, self.x0 = tableau, f, t0, t1, span, x
+        if isinstance(span, Tensor):  # written out once: a product of equal shapes is twice as fast as one that broadcasts
+            self._wide: Tensor | None = span.to(x.dtype).expand_as(x).contiguous()
+            self.h = 1.0
+        else:
+            self._wide, self.h = None, span
+        h = self.h
+        ks, terms = [first], [self.scaled(first)]
         for c, row in zip(tableau.c[1:], tableau.a[1:], strict=True):
-            ks.append(f(t1 if c == 1.0 else t0 + c * h, combine(x, h, row, ks)))
-        self.tableau, self.f, self.t0, self.t1, self.h, self.x0, self.ks = tableau, f, t0, t1, h, x, ks
-        self.x1 = combine(x, h, tableau.b, ks)
+            k = f(t1 if c == 1.0 else _between(t0, span, c), combine(x, h, row, terms))
+            ks.append(k)
+            terms.append(self.scaled(k))
+        self.ks, self.terms = ks, terms
+        self.x1 = combine(x, h, tableau.b, terms)
         self._end: Tensor | None = None
+
+    def scaled(self, k: Tensor) -> Tensor:
+        """A slope as a term of a sum that `h` multiplies."""
+        return k if self._wide is None else k * self._wide
 
     def end(self) -> Tensor:
         """f(t1, x1), computed once and only if it is wanted."""
@@ -81,19 +97,24 @@ class Stages:
         return self._end
 
     def _all(self, count: int) -> list[Tensor]:
-        return [*self.ks, self.end()] if count > len(self.ks) else self.ks
+        return [*self.terms, self.scaled(self.end())] if count > len(self.terms) else self.terms
 
     def error(self) -> Tensor:
         """h·Σ (b_i - b̂_i)·k_i, the difference to the embedded result; no gradient passes through it."""
         weights = self.tableau.error
-        ks = self._all(len(weights))  # before autograd is off: the next step starts from the last of them
+        if len(weights) > len(self.ks):
+            self.end()  # before autograd is off: the next step starts from it
         with torch.no_grad():
-            return combine(None, self.h, weights, ks)
+            return combine(None, self.h, weights, self._all(len(weights)))
 
     def dense(self, theta: Time) -> Tensor:
         """x0 + h·Σ b_i(θ)·k_i."""
         rows = self.tableau.dense
         return combine(self.x0, self.h, [_powers(row, theta) for row in rows], self._all(len(rows)))
+
+
+def _between(t0: Time, span: Time, c: float) -> Time:
+    return torch.add(t0, span, alpha=c) if isinstance(t0, Tensor) and isinstance(span, Tensor) else t0 + c * span
 
 
 def step_size(t0: Time, t1: Time, x: Tensor) -> Time:
@@ -136,18 +157,21 @@ def hermite(stages: Stages, order: int, theta: Time) -> Tensor:
     Reference:
         Enright, Jackson, Nørsett & Thomsen (1986), "Interpolants for Runge–Kutta formulas", doi:10.1145/7921.7923.
     """
-    x0, x1, h, first = stages.x0, stages.x1, stages.h, stages.ks[0]
+    x0, x1, h, first = stages.x0, stages.x1, stages.h, stages.terms[0]
     if order <= 2:
         quadratic = torch.lerp(x0, x1, theta) if not isinstance(theta, Tensor) else x0 + theta * (x1 - x0)
         return quadratic if order == 1 else quadratic + (theta * (1 - theta)) * (h * first - (x1 - x0))
     nodes: tuple[float, ...] = (0.0, 1.0)
-    slopes = [first, stages.end()]
+    slopes = [first, stages.scaled(stages.end())]
     for nodes_next in _ROUNDS[: max(order - 4, 0)]:
         weights = [_fit(nodes, theta_i) for theta_i in nodes_next[2:]]
         points = [combine(x0 + w_end * (x1 - x0), h, ws, slopes) for w_end, ws in weights]
         slopes = [
             *slopes[:2],
-            *(stages.f(stages.t0 + node * h, point) for node, point in zip(nodes_next[2:], points, strict=True)),
+            *(
+                stages.scaled(stages.f(stages.t0 + node * stages.span, point))
+                for node, point in zip(nodes_next[2:], points, strict=True)
+            ),
         ]
         nodes = nodes_next
     last, ws = _fit_tensor(nodes, theta) if isinstance(theta, Tensor) else _fit(nodes, theta)

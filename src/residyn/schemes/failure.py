@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,7 +16,12 @@ from residyn.state import inside_transform
 if TYPE_CHECKING:
     from residyn.schemes.problem import Leg, Problem
 
-_STIFF_FIX = "the problem looks stiff: use an implicit scheme, or a smaller rtol if it is not"
+STIFF_FIX = "the problem looks stiff: use an implicit scheme, or a smaller rtol if it is not"
+SINGULAR_FIX = "the solution has a singularity there, or f a jump: end before it, start again after it, or loosen atol"
+BROKEN_FIX = {
+    "f(t, x)": "see what f computes there",
+    "the step": "f is not defined beyond, or the solution blows up: end before it",
+}
 
 
 def finite(x: Tensor) -> bool:
@@ -24,16 +30,21 @@ def finite(x: Tensor) -> bool:
 
 
 @torch.no_grad()
-def where_non_finite(problem: Problem, legs: list[Leg], x: Tensor) -> Outcome:
-    """Take some legs again, from the last state known to be finite, and say which one broke it."""
-    state = problem.scheme.init(problem.f, legs[0].t0, x)
-    for leg in legs:
-        x1, state_next, _ = problem.take(leg._replace(reports=()), x, state)
+def first_non_finite(problem: Problem, legs: Sequence[Leg], x: Tensor) -> tuple[Outcome, int]:
+    """Take some legs again, from the last state known to be finite, and say which one broke it, and its number."""
+    calm, state = x, problem.scheme.init(problem.f, legs[0].t0, x)
+    for number, leg in enumerate(legs):  # noqa: B007 - the one that broke is returned
+        step = problem.scheme.step(problem.f, leg.t0, leg.t1, x, state)
+        x1 = step.x
         if not finite(x1):
             break
-        x, state = x1, state_next
+        x, state = x1, step.state
     h = leg.t1 - leg.t0
-    return _non_finite(problem, leg.t0, x, h, x1, "use more steps, a scheme with a larger stability region, or an implicit one")
+    if step.failed is not None and bool(step.failed.any()):
+        fix = "use more steps, or raise `max_iterations` of the scheme"
+        return root_failed(problem, leg.t0, h, step.failed, fix), number
+    fix = "use more steps, a scheme with a larger stability region, or an implicit one"
+    return _non_finite(problem, leg.t0, x, h, x1, fix, looks_stiff(problem, legs[0].t0, calm, h)), number
 
 
 @torch.no_grad()
@@ -41,15 +52,19 @@ def underflow(problem: Problem, t: Time, x: Tensor, h: Time, broke: float = 0.0)
     """The step size fell below what the time can resolve; `broke` is the first step from t that gave nan, if one did."""
     slope = problem.f(t, x)
     if not finite(slope):
-        return _non_finite(problem, t, x, h, slope, "see what f computes there")
+        return _non_finite(problem, t, x, h, slope, BROKEN_FIX["f(t, x)"])
     if broke:
-        trial = problem.scheme.step(problem.f, t, t + broke, x, problem.scheme.init(problem.f, t, x)).x
-        fix = "f is not defined beyond, or the solution blows up: end before it"
-        return _non_finite(problem, t, x, broke, trial, fix)
+        trial = problem.scheme.step(problem.f, t, t + broke, x, problem.scheme.init(problem.f, t, x))
+        unsolved = trial.failed is not None and bool(trial.failed.any())
+        if unsolved and trial.failed is not None and finite(problem.f(t + broke, x)):
+            return root_failed(problem, t, broke, trial.failed, "f jumps there or is not defined beyond: end before it")
+        if not finite(trial.x):
+            return _non_finite(problem, t, x, broke, trial.x, BROKEN_FIX["the step"], looks_stiff(problem, t, x, broke))
     sample, component, place = locate(problem, slope)
     message = f"the step size fell to {_show(h)} at t = {_show(t)}, where {place} changes fastest, |f| = {_top(slope):.3g}"
-    fix = "the solution has a singularity there, or f a jump: end before it, start again after it, or loosen atol"
-    return Outcome("step_underflow", message, fix, _number(t), _number(h), component, sample, looks_stiff(problem, t, x, h))
+    return Outcome(
+        "step_underflow", message, SINGULAR_FIX, _number(t), _number(h), component, sample, looks_stiff(problem, t, x, h)
+    )
 
 
 @torch.no_grad()
@@ -58,22 +73,40 @@ def too_many(problem: Problem, max_steps: int, t: Time, x: Tensor, h: Time) -> O
     stiff = looks_stiff(problem, t, x, h)
     sample, component, place = locate(problem, _error_ratio(problem, t, x, h))
     message = f"{max_steps} steps were tried and t = {_show(t)} reached, with h = {_show(h)}; {place} dominates the error"
-    fix = _STIFF_FIX if stiff else "raise `max_steps`, or loosen rtol and atol"
+    fix = STIFF_FIX if stiff else "raise `max_steps`, or loosen rtol and atol"
     return Outcome("max_steps", message, fix, _number(t), _number(h), component, sample, stiff)
 
 
-def _non_finite(problem: Problem, t: Time, x: Tensor, h: Time, broken: Tensor, fix: str) -> Outcome:
+def overflow(problem: Problem, t: float, h: float, broken: Tensor) -> Outcome:
+    """Equal steps of a linear branch left the numbers, somewhere after t."""
+    sample, component, place = locate(problem, broken)
+    word = "nan" if bool(torch.isnan(broken).any()) else "inf"
+    message = f"equal steps led to {word} after t = {_show(t)} with h = {_show(h)}, in {place}"
+    fix = "use more steps: h·λ lies outside the scheme's stability region"
+    return Outcome("non_finite", message, fix, t, h, component, sample)
+
+
+def _non_finite(problem: Problem, t: Time, x: Tensor, h: Time, broken: Tensor, fix: str, stiff: bool | None = None) -> Outcome:
     slope = problem.f(t, x)
     if not finite(slope):
-        broken, source = slope, "f(t, x)"
+        broken, source, fix = slope, "f(t, x)", BROKEN_FIX["f(t, x)"]
     else:
         source = "the step"
     sample, component, place = locate(problem, broken)
     what = "nan" if bool(torch.isnan(broken).any()) else "inf"
     message = f"{source} returned {what} at t = {_show(t)} with h = {_show(h)}, in {place}"
-    stiff = looks_stiff(problem, t, x, h)
-    fix = _STIFF_FIX if stiff and source == "the step" else fix
+    fix = STIFF_FIX if stiff and source == "the step" else fix
     return Outcome("non_finite", message, fix, _number(t), _number(h), component, sample, stiff)
+
+
+def root_failed(problem: Problem, t: Time, h: Time, failed: Tensor, fix: str) -> Outcome:
+    """The equations of an implicit step were not solved."""
+    sample = int(failed.flatten().to(torch.uint8).argmax()) if failed.ndim else None
+    place = "" if sample is None else f", for sample {sample}"
+    kind = problem.scheme.failure
+    equations = "a singular linear system" if kind == "singular" else "equations that Newton's method did not solve"
+    message = f"{type(problem.scheme).__name__} met {equations} at t = {_show(t)} with h = {_show(h)}{place}"
+    return Outcome(kind, message, fix, _number(t), _number(h), None, sample)
 
 
 def locate(problem: Problem, badness: Tensor) -> tuple[int | None, int | None, str]:
@@ -97,18 +130,24 @@ def locate(problem: Problem, badness: Tensor) -> tuple[int | None, int | None, s
     return sample, component, f"component {component} of sample {sample}"
 
 
-def looks_stiff(problem: Problem, t: Time, x: Tensor, h: Time) -> bool | None:
-    """Whether h·λ lies where explicit schemes end, for the fastest decaying mode λ of ∂f/∂x that a few products find."""
-    if isinstance(t, Tensor):
+def looks_stiff(problem: Problem, t: Time, x: Tensor, h: Time, row: int | None = None) -> bool | None:
+    """Whether h·λ lies where explicit schemes end, for the fastest decaying mode λ of ∂f/∂x that a few products find.
+
+    `row` is the sample to look at, where each has its own time.
+    """
+    if row is None and isinstance(t, Tensor):
         return None
     base = problem.f(t, x)
     direction, size, rayleigh = base, 0.0, 0.0
     for _ in range(4):
+        if row is not None:
+            direction = torch.where(torch.arange(len(x), device=x.device).view(-1, *[1] * (x.ndim - 1)) == row, direction, 0)
         norm = float(torch.linalg.vector_norm(direction))
         if not 0 < norm < math.inf:
             return None
         delta = 1e-6 if x.dtype.to_real() == torch.float64 else 1e-3
-        probe = direction * (delta * (1.0 + float(torch.linalg.vector_norm(x))) / norm)
+        state = x if row is None else x[row]
+        probe = direction * (delta * (1.0 + float(torch.linalg.vector_norm(state))) / norm)
         image = problem.f(t, x + probe) - base
         length = float(torch.linalg.vector_norm(probe))
         size = float(torch.linalg.vector_norm(image)) / length

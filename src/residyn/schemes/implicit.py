@@ -15,10 +15,10 @@ from torch import Tensor
 
 from residyn.errors import InputError
 from residyn.roots.differentiate import Pullback, implicit_gradient
-from residyn.roots.linear import DENSE_LIMIT, DenseSolver, forward_product, gmres, is_coupled, jacobian, rows_of
+from residyn.roots.linear import DENSE_LIMIT, DenseSolver, forward_product, gmres, jacobian, rows_of
 from residyn.schemes.base import Field, Rational, Scheme, Step, Time
 from residyn.schemes.explicit import combine, step_size
-from residyn.schemes.problem import Rhs
+from residyn.schemes.problem import Rhs, coupled
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,6 @@ class DiagonallyImplicit(Scheme):
         if tol is not None and not 0 < tol < 1:
             raise InputError(f"`tol` must lie in (0, 1), got {tol!r}; 1e-8 is usual in double precision")
         self.max_iterations, self.tol = max_iterations, tol
-        self.iterations = 0
         self._rtol: float | None = tol
         self._atol: float | Tensor | None = tol
         self._tuned = False
@@ -92,11 +91,12 @@ class DiagonallyImplicit(Scheme):
             guess = combine(base, h * row[-1], _predictor(self.tableau.c[: i + 1]), ks) if ks else base
             z, slope = solver.solve(f, t, base, row[-1], guess)
             ks.append(slope)
-        self.iterations += solver.iterations
+        if isinstance(f, Rhs):
+            f.root_iterations += solver.iterations
         x1 = z if self.tableau.stiffly_accurate else combine(x, h, self.tableau.b, ks)
         record = Record(f, t0, t1, h, x, x1, ks, solver.failed, self.tableau)
         x1 = x1 if solver.failed is None else torch.where(solver.failed, math.nan, x1)
-        return Step(x1, record.error if self.tableau.error else None, record.dense, record)
+        return Step(x1, record.error if self.tableau.error else None, record.dense, record, solver.failed)
 
     def merge(self, accept: Tensor, new: Record, old: Record | None) -> Record:
         """What the next step starts from, sample by sample."""
@@ -121,7 +121,7 @@ class Linearisation:
         self.leaf = x.detach().requires_grad_()
         with torch.enable_grad():
             self.image = f(t, self.leaf)
-        self.coupled = _coupled(f, self.image, self.leaf)
+        self.coupled = coupled(f, t, self.image, self.leaf)
         self.size = rows_of(x, self.coupled).shape[1]
         self._matrix: Tensor | None = None
 
@@ -135,17 +135,6 @@ class Linearisation:
         if self._matrix is None:
             self._matrix = jacobian(self.image, self.leaf, self.coupled)
         return self._matrix
-
-
-def _coupled(f: Field, image: Tensor, leaf: Tensor) -> bool:
-    """Whether samples depend on each other; found once a field."""
-    if not image.requires_grad:
-        return False
-    if not isinstance(f, Rhs):
-        return is_coupled(image, leaf)
-    if f.coupled is None:
-        f.coupled = is_coupled(image, leaf)
-    return f.coupled
 
 
 class Record:
@@ -180,8 +169,14 @@ class Record:
             return estimate if self.failed is None else torch.where(self.failed, math.inf, estimate)
 
     def dense(self, theta: Time) -> Tensor:
-        """Cubic Hermite through both ends; a straight line for schemes of order 1, whose slope at the start is not known."""
+        """Cubic Hermite through both ends; a straight line for backward Euler.
+
+        There f at the start may be as large as 1/h, and a cubic that heeds it would leave the interval that the step, being
+        L-stable, stays in.
+        """
         x0, x1, h = self.x0, self.x1, self.h
+        if self.tableau.c == (1.0,):
+            return x0 + theta * (x1 - x0)
         if self.tableau.a[0][-1] != 0.0:
             start, end = self.f(self.t0, x0), self.f(self.t1, x1)
         else:
