@@ -1,9 +1,9 @@
 """Train an equilibrium layer on handwritten digits: depth is not chosen, the layer is solved for.
 
 The state is x = tanh(W·x + U·u + b) with 64 units, found anew for each picture; the gradient is that of the solution, and no
-iterate is stored. Expected (seed 0, about 5 s on one core): at least 94 % of 450 unseen digits right after 6 epochs; forward and
+iterate is stored. Expected (seed 0, about 6 s on one core): at least 93 % of 450 unseen digits right after 8 epochs; forward and
 backward relative residuals at most 1e-5 and 1e-6 on the worst picture; the one-step gradient, which leaves the inverse out, off
-by more than 10 %.
+by more than 30 %.
 """
 
 import torch
@@ -13,18 +13,10 @@ from torch import Tensor, nn
 import residyn as rd
 
 
-class Cell(nn.Module):
-    """tanh(W·x + U·u + b)."""
-
-    def __init__(self, inputs: int, width: int) -> None:
-        super().__init__()
-        self.input = nn.Linear(inputs, width)
-        self.state = nn.Linear(width, width, bias=False)
-        nn.init.orthogonal_(self.state.weight, gain=0.7)  # a contraction at the start: one solution, found quickly
-
-    def forward(self, x: Tensor, u: Tensor) -> Tensor:
-        """f(x, u)."""
-        return torch.tanh(self.state(x) + self.input(u))
+def cell(x: Tensor, u: tuple[Tensor, Tensor]) -> Tensor:
+    """f(x, u) with u the matrix W `(n, n)` and the injected input `(B, n)`."""
+    W, injected = u
+    return torch.tanh(x @ W.T + injected)
 
 
 class Classifier(nn.Module):
@@ -32,23 +24,27 @@ class Classifier(nn.Module):
 
     def __init__(self, width: int = 64) -> None:
         super().__init__()
-        self.equilibrium = rd.Equilibrium(Cell(64, width))
+        self.inject = nn.Linear(64, width)
+        self.V = nn.Parameter(torch.randn(width, width) / width**0.5)
+        self.equilibrium = rd.Equilibrium(cell)
         self.readout = nn.Linear(width, 10)
-        self.width = width
 
-    def forward(self, u: Tensor) -> Tensor:
+    def inputs(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        """What the equilibrium is given; W = 0.9·V/‖V‖₂, so that f contracts and there is one solution, however V is trained."""
+        return 0.9 * self.V / torch.linalg.matrix_norm(self.V, 2), self.inject(pictures)
+
+    def forward(self, pictures: Tensor) -> Tensor:
         """Pictures `(B, 64)` to logits `(B, 10)`."""
-        return self.readout(self.equilibrium(u, u.new_zeros(len(u), self.width)))
+        u = self.inputs(pictures)
+        return self.readout(self.equilibrium(u, torch.zeros_like(u[1])))
 
 
-def one_step_error(model: Classifier, u: Tensor, labels: Tensor) -> float:
-    """Relative error of the gradient at W if the solution is taken for a constant."""
-    weight = model.equilibrium.f.state.weight
-    (exact,) = torch.autograd.grad(nn.functional.cross_entropy(model(u), labels), weight)
-    with torch.no_grad():
-        x = model.equilibrium(u, u.new_zeros(len(u), model.width))
-    logits = model.readout(model.equilibrium.f(x, u))
-    (one_step,) = torch.autograd.grad(nn.functional.cross_entropy(logits, labels), weight)
+def one_step_error(model: Classifier, pictures: Tensor, labels: Tensor) -> float:
+    """Relative error of the gradient at V if the solution is taken for a constant."""
+    (exact,) = torch.autograd.grad(nn.functional.cross_entropy(model(pictures), labels), model.V)
+    u = model.inputs(pictures)
+    x = model.equilibrium(u, torch.zeros_like(u[1])).detach()
+    (one_step,) = torch.autograd.grad(nn.functional.cross_entropy(model.readout(cell(x, u)), labels), model.V)
     return float((one_step - exact).norm() / exact.norm())
 
 
@@ -63,7 +59,7 @@ def main() -> tuple[float, float, float, float]:
     model = Classifier()
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     forward = backward = 0.0
-    for _ in range(6):
+    for _ in range(8):
         for batch in train[torch.randperm(len(train))].split(64):
             optimizer.zero_grad()
             nn.functional.cross_entropy(model(u[batch]), y[batch]).backward()
@@ -77,10 +73,10 @@ def main() -> tuple[float, float, float, float]:
 
 if __name__ == "__main__":
     accuracy, forward, backward, error = main()
-    print(  # noqa: T201
-        f"accuracy {accuracy:.1%}, residuals {forward:.1e} forward and {backward:.1e} backward, one-step gradient {error:.0%} off"
-    )
-    assert accuracy > 0.94
+    print(f"accuracy {accuracy:.1%}, expected at least 93 %")  # noqa: T201
+    print(f"worst residuals {forward:.1e} forward and {backward:.1e} backward, expected at most 1e-5 and 1e-6")  # noqa: T201
+    print(f"one-step gradient {error:.0%} off, expected more than 30 %")  # noqa: T201
+    assert accuracy >= 0.93
     assert forward <= 1e-5
     assert backward <= 1e-6
-    assert error > 0.1
+    assert error > 0.3
