@@ -2,8 +2,8 @@
 
 Run `python benchmarks/equilibrium.py` (`--quick` for fewer repetitions); it needs torchdeq 0.1.0. Width 128, batch 256, single
 precision, one thread; the solve stops when the worst sample has ‖x - g(x)‖ ≤ 1e-5·‖g(x)‖. Times are CPU times of the process,
-the median of 7 with the two sides in turn; a ratio above 1 means that Residyn is faster. A side that does not reach the tolerance
-within 100 iterations is marked, and its time is that of failing.
+the median of 7 with the two sides in turn; a ratio above 1 means that Residyn is faster. A side that does not reach the
+tolerance within 100 iterations is marked, and its time is that of failing.
 
 The last rows give the relative error of the gradient at W against a float64 solve with the exact inverse: ours, and the
 one-step gradient that torchdeq's `get_deq()` returns by default.

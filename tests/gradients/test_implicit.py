@@ -84,7 +84,7 @@ def expanding():
 
 
 def test_backward_failure_warns():
-    b, g, x = expanding()
+    _, g, x = expanding()
     found = Implicit(FixedPoint(max_iterations=5)).attach(g, x)
     words = r"backward solve of the equilibrium stopped at relative residual .* after 5 iterations, tolerance 1e-05 \(max_iter"
     with pytest.warns(ResidynWarning, match=words):
@@ -92,7 +92,7 @@ def test_backward_failure_warns():
 
 
 def test_backward_failure_raises():
-    b, g, x = expanding()
+    _, g, x = expanding()
     found = Implicit(FixedPoint(max_iterations=5)).attach(g, x, throw=True)
     with pytest.raises(SolveError, match=r"Newton\(\) solves this equation directly"):
         found.sum().backward()

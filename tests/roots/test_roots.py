@@ -162,7 +162,9 @@ def test_singular_but_solvable():
 @pytest.mark.parametrize("finder", FINDERS)
 def test_stall_is_noticed(finder):
     """No fixed point: x + 1 + x²; the smallest residual is 1, at x = 0."""
-    found = finder(max_iterations=5000, patience=20).solve(lambda x: x + 1 + x * x, torch.full((2, 1), 0.5, dtype=torch.float64))
+    found = finder(max_iterations=5000, patience=20).solve(
+        lambda x: x + 1 + x * x, torch.full((2, 1), 0.5, dtype=torch.float64)
+    )
     assert not found.converged.any()
     assert found.iterations < 1000
     assert "has not improved for 20 iterations" in found.reason

@@ -70,7 +70,7 @@ class _Mixing(Update):
         torch.sub(r, last_r, out=self.pair[:, 1])
         self.residuals[:, slot] = self.pair[:, 1]
         self.pair[:, 0] = r
-        # Rows times a transposed stack is several times faster here than the stack times columns; slots not yet filled are zero.
+        # Rows times a transposed stack is several times faster than the stack times columns; slots not yet filled are zero.
         products = torch.bmm(self.pair, self.residuals.mT)  # (B, 2, slots): the right side, and one row of the Gram matrix
         self.gram[:, slot] = self.gram[:, :, slot] = products[:, 1]
         return gx - torch.bmm(self._weights(products[:, 0]), self.values).squeeze(1)
