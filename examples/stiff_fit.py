@@ -29,11 +29,11 @@ def concentrations(log_k: Tensor) -> Tensor:
     """At the times, in units of `SCALE`, `(6, 3)`."""
     x0 = torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64)
     control = rd.Adaptive(rtol=1e-6, atol=1e-10)
-    x: Tensor = rd.solve(kinetics, x0, TIMES, args=(log_k,), scheme=rd.Kvaerno5(), control=control).x
+    x: Tensor = rd.solve(kinetics, x0, TIMES, args=(log_k,), scheme=rd.Rodas5P(), control=control).x
     return x / SCALE
 
 
-def fit(iterations: int = 12) -> Tensor:
+def fit(iterations: int = 40) -> Tensor:
     """The rates, by Gauss–Newton steps of L-BFGS on the squared differences."""
     with torch.no_grad():
         data = concentrations(TRUE.log())

@@ -535,7 +535,7 @@ def test_flow_says_the_same():
         (lambda: rd.Adaptive(atol=-1e-9), "`atol` must be ≥ 0 and finite, got -1e-09"),
         (lambda: rd.Adaptive(atol=math.nan), "`atol` must be ≥ 0 and finite, got nan"),
         (lambda: rd.Adaptive(atol=torch.tensor([1.0, -2.0])), "`atol` must be ≥ 0 and finite, got -2.0"),
-        (lambda: rd.Adaptive(atol=torch.tensor([1.0, math.inf])), "`atol` must be ≥ 0 and finite, got inf"),
+        (lambda: rd.Adaptive(atol=torch.tensor([math.inf, math.inf])), "`atol` must be ≥ 0 and finite, got inf"),
         (lambda: rd.Adaptive(atol="small"), "`atol` must be ≥ 0 and finite, got 'small'"),
         (lambda: rd.Adaptive(max_steps=0), "`max_steps` must be a whole number of at least 1, got 0"),
         (lambda: rd.Adaptive(first_step=-0.1), "`first_step` must be > 0, got -0.1; the direction comes from the times"),

@@ -215,17 +215,18 @@ class _StageSolver:
         if torch.is_grad_enabled():
             cut = base.detach()
             z = implicit_gradient(lambda v: base + weight * f(t, v), z, self._transposed, lambda v: cut + weight * f(t, v))
-        return z, (z - base) / weight
+        # a sample that has arrived takes steps of length zero, along which any slope will do
+        return z, (z - base) / (torch.where(weight == 0.0, 1.0, weight) if isinstance(weight, Tensor) else weight)
 
     def _newton(self, f: Field, t: Time, base: Tensor, weight: Time, gamma: float, z: Tensor) -> Tensor:
-        found, sizes, done = self._iterate(f, t, base, weight, self._linear(f, gamma, weight), z)
+        found, solved, done = self._iterate(f, t, base, weight, self._linear(f, gamma, weight), z)
         if not done and self.damped:
-            found, sizes, done = self._search(f, t, base, weight, z)
+            found, solved, done = self._search(f, t, base, weight, z)
         if done:
             return found
         z = found
         shape = (-1, *[1] * (z.ndim - 1)) if z.ndim > 1 and not self.here.coupled else ()
-        bad = ~(sizes <= 1.0)
+        bad = ~solved
         bad = bad.reshape(shape) if shape else bad.any().reshape(())
         self.failed = bad if self.failed is None else self.failed | bad
         return torch.where(bad, base, z)
@@ -233,24 +234,23 @@ class _StageSolver:
     def _iterate(
         self, f: Field, t: Time, base: Tensor, weight: Time, solve: Callable[[Tensor], Tensor], z: Tensor
     ) -> tuple[Tensor, Tensor, bool]:
-        """Newton steps with one Jacobian: z, the weighted size of the last step of each system, and whether it is enough."""
-        previous = math.inf
-        sizes = z.new_zeros(1)
+        """Newton steps with one Jacobian: z, which systems are solved, and whether all are."""
+        solved = lost = torch.zeros((), dtype=torch.bool, device=z.device)
+        previous = z.new_full((), math.inf)
         for iteration in range(self.max_iterations):
             step = solve(base + weight * f(t, z) - z)
             z = z + step
             self.iterations += 1
             sizes = torch.linalg.vector_norm(rows_of(step / self.scale, self.here.coupled), dim=1) / math.sqrt(self.here.size)
-            size = float(sizes.max())
-            rate = size / previous if iteration else 0.0
-            # What is left is about rate/(1 - rate) of the last step (Hairer & Wanner 1996, IV.8); the last step itself must be
-            # small too, because the rate is that of the slowest system, which need not be the same twice.
-            if size <= 0.1 or (size <= 1.0 and 0.0 < rate < 0.5):
-                return z, sizes, True
-            if not size < math.inf or rate >= 2.0:
+            # What is left of a system is about rate/(1 - rate) of its last step (Hairer & Wanner 1996, IV.8). Each is judged by
+            # itself: one that is slow must not undo the others, and one that is lost must not keep them.
+            rate = sizes / previous
+            solved = solved | (sizes <= 0.1) | ((sizes <= 1.0) & (rate < 0.5) & (iteration > 0))
+            lost = lost | ~(sizes < math.inf) | (rate >= 2.0)
+            if bool((solved | lost).all()):
                 break
-            previous = size
-        return z, sizes, False
+            previous = sizes
+        return z, solved, bool(solved.all())
 
     def _search(self, f: Field, t: Time, base: Tensor, weight: Time, z: Tensor) -> tuple[Tensor, Tensor, bool]:
         """Newton with a fresh Jacobian each time, every system's step halved until its residual falls.
@@ -266,7 +266,7 @@ class _StageSolver:
             self.iterations += 1
             sizes = torch.linalg.vector_norm(rows_of(step / self.scale, coupled), dim=1) / math.sqrt(self.here.size)
             if bool((sizes <= 1.0).all()):  # the Jacobian being fresh, what is left is the square of this
-                return z + step, sizes, True
+                return z + step, sizes <= 1.0, True
             before = torch.linalg.vector_norm(rows_of(residual, coupled), dim=1)
             share = torch.ones_like(sizes)
             for _ in range(12):
@@ -278,7 +278,7 @@ class _StageSolver:
                     break
                 share = torch.where(worse, share / 2, share)
             z = trial
-        return z, sizes, False
+        return z, sizes <= 1.0, False
 
     def _linear(self, f: Field, gamma: float, weight: Time) -> Callable[[Tensor], Tensor]:
         """r → (I - hγ·J)⁻¹·r, made once for each γ."""
