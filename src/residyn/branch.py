@@ -186,7 +186,8 @@ class Gradient(nn.Module):
             total = self.potential(z).sum()
         if not total.requires_grad:
             return torch.zeros_like(x)
-        (slope,) = torch.autograd.grad(total, z, create_graph=torch.is_grad_enabled(), allow_unused=True)
+        track = torch.is_grad_enabled() and (z is x or _uses_others(total, z))
+        (slope,) = torch.autograd.grad(total, z, create_graph=track, allow_unused=True)
         return torch.zeros_like(x) if slope is None else -slope
 
     def prox(self, x: Tensor, h: float) -> Tensor:
@@ -250,6 +251,21 @@ def apply_matrix(matrix: Tensor, x: Tensor) -> Tensor:
     if x.ndim >= matrix.ndim and x.ndim >= 2:
         return matrix @ x
     return (matrix @ x.unsqueeze(-1)).squeeze(-1)
+
+
+def _uses_others(total: Tensor, z: Tensor) -> bool:
+    """Whether a number was computed from leaves besides z, such as parameters."""
+    todo, seen = [total.grad_fn], {total.grad_fn}
+    while todo:
+        node = todo.pop()
+        leaf = getattr(node, "variable", None)
+        if leaf is not None and leaf is not z:
+            return True
+        for upstream, _ in node.next_functions if node is not None else ():
+            if upstream is not None and upstream not in seen:
+                seen.add(upstream)
+                todo.append(upstream)
+    return False
 
 
 def _identity(x: Tensor) -> Tensor:

@@ -130,8 +130,8 @@ def contracting(rate, steps, coupling=0.999, tol=None):
 
 def test_amplified_errors_warn_with_numbers_and_a_fix():
     # (1/0.8)^100 = 5e9 times rounding, 1e-16: some 1e-7 to 1e-6 of error
-    with pytest.warns(ResidynWarning, match=r"run backwards over 100 steps, CoupledReversible\(RK4\(\), coupling=0.8\) came to a "
-                      r"state \d\.\de-\d+ from the one that was there at t = 0 .*use gradient=Replay\(\)"):  # fmt: skip
+    with pytest.warns(ResidynWarning, match=r"run backwards over 100 steps, CoupledReversible\(RK4\(\), coupling=0.8\) "
+                      r"came to a state \d\.\de-\d+ from the one that was there at t = 0 .*use gradient=Replay\(\)"):  # fmt: skip
         contracting(1.0, 100, coupling=0.8, tol=1e-12).backward()
 
 

@@ -216,7 +216,9 @@ class _PerSample(_Joint):
         assert isinstance(t0, Tensor)
         assert isinstance(t1, Tensor)
         real = taken.x.dtype.to_real() if taken.x.is_complex() else taken.x.dtype  # times may be of higher precision
-        width = (t0 - t1 if accept is None else torch.where(accept[:, :1], t0 - t1, 0.0)).to(real)
+        width = (t0 - t1).to(real)
+        if accept is not None:
+            width = torch.where(taken.leg.samples().view(t0.shape), width, 0.0)
         for theta, weight in _NODES:
             x, a = layout.unpack(taken.step.dense(torch.full_like(t0, theta, dtype=real)))
             t = self._shaped(t0 + theta * (t1 - t0))

@@ -155,7 +155,7 @@ class Watch:
             before = self.values[i]
             after = self._at(event, leg.t1, x1)
             if leg.accept is not None:
-                after = torch.where(leg.accept.reshape(len(after), -1)[:, 0], after, before)
+                after = torch.where(leg.samples(), after, before)
             self.values[i] = after
             crossing = (before != 0) & (torch.sign(after) != torch.sign(before)) & ~torch.isnan(after)
             if event.direction:

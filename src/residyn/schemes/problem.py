@@ -117,6 +117,11 @@ class Leg(NamedTuple):
     reports: tuple[Report, ...]
     accept: Tensor | None = None
 
+    def samples(self) -> Tensor:
+        """`accept`, which is given for each component of the state, as one flag a sample, `(B,)`."""
+        assert self.accept is not None
+        return self.accept.reshape(len(self.accept), -1)[:, 0]
+
 
 class Taken(NamedTuple):
     """A leg as it was taken: where it began, and what the scheme returned."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import warnings
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -111,7 +112,7 @@ class _Linearised:
         with torch.enable_grad():
             leaf = x if track and x.requires_grad else x.detach().requires_grad_()
             time = _time_leaf(f, t, x)
-            slope = f(t if time is None else time, leaf)
+            slope = _evaluate(f, t if time is None else time, leaf)
         self.coupled = coupled(f, t, slope, leaf)
         n = rows_of(x, self.coupled).shape[1]
         if n > DENSE_LIMIT:
@@ -127,6 +128,13 @@ class _Linearised:
     def is_at(self, x: Tensor) -> bool:
         """Whether this is the linearisation at x."""
         return self.x is x
+
+
+def _evaluate(f: Field, t: Time, x: Tensor) -> Tensor:
+    """f(t, x) with a time that wants a gradient; f may read it as a number, which torch would warn about."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Converting a tensor with requires_grad=True to a scalar")
+        return f(t, x)
 
 
 def _time_leaf(f: Field, t: Time, x: Tensor) -> Tensor | None:
