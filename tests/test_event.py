@@ -286,3 +286,17 @@ def test_single_precision(per_sample):
     torch.testing.assert_close(when.double(), torch.full_like(when.double(), math.log(2)), rtol=0, atol=1e-5)
     when.sum().backward()
     torch.testing.assert_close(x0.grad, torch.full((3, 1), 0.5 if per_sample else 0.5 / 3), rtol=1e-4, atol=0)
+
+
+def test_a_refused_step_has_no_event():
+    # the first step, far too long, is refused for some samples and not for others
+    rate = torch.tensor([[0.1], [1.0], [30.0]], dtype=D)
+    control = rd.Adaptive(rtol=1e-9, atol=1e-12, per_sample=True, first_step=1.0)
+    event = rd.Event(lambda t, x: x[:, 0] - 0.5)
+    x0 = torch.tensor([[1.0, 0.0]] * 3, dtype=D)
+    solution = rd.solve(
+        lambda t, x: rate * torch.stack([-x[:, 1], x[:, 0]], dim=1), x0, [0.0, 12.0], event=event, control=control
+    )
+    assert solution.stats.rejected > 0
+    found = {int(s): t.item() for item in solution.events for s, t in zip(item.samples, item.t, strict=True)}
+    assert found == pytest.approx({0: math.acos(0.5) / 0.1, 1: math.acos(0.5), 2: math.acos(0.5) / 30}, rel=1e-8)
