@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from residyn.errors import InputError
 from residyn.results import Estimate
+from residyn.state import inside_transform
 
 
 class Linear(nn.Module, abc.ABC):
@@ -177,7 +178,13 @@ class Gradient(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """-∇φ(x), by automatic differentiation, itself differentiable."""
-        return -torch.func.grad(lambda z: self.potential(z).sum())(x)
+        if inside_transform():
+            return -torch.func.grad(lambda z: self.potential(z).sum())(x)
+        wanted = torch.is_grad_enabled()
+        with torch.enable_grad():  # torch.func.grad would rule out checkpoints, which hook into what autograd saves
+            z = x if x.requires_grad else x.detach().requires_grad_()
+            (slope,) = torch.autograd.grad(self.potential(z).sum(), z, create_graph=wanted)
+        return -slope
 
     def prox(self, x: Tensor, h: float) -> Tensor:
         """The proximal map of h·φ at x.

@@ -92,7 +92,7 @@ class Scheme(abc.ABC):
         return self
 
     def merge(self, accept: Tensor, new: Any, old: Any) -> Any:
-        """What to carry where only the samples in `accept`, `(B, 1, …)`, have taken the step."""
+        """What to carry where only the samples in `accept`, `(B, 1, …)` or as x, have taken the step."""
         return None
 
     @abc.abstractmethod
