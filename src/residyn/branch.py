@@ -180,7 +180,8 @@ class Gradient(nn.Module):
         """-∇φ(x), by automatic differentiation, itself differentiable."""
         if inside_transform():
             return -torch.func.grad(lambda z: self.potential(z).sum())(x)
-        wanted = torch.is_grad_enabled()
+        # a leaf of its own would make everything want a gradient; whether anything does is the potential's to say
+        wanted = torch.is_grad_enabled() and (x.requires_grad or self.potential(x).requires_grad)
         with torch.enable_grad():  # torch.func.grad would rule out checkpoints, which hook into what autograd saves
             z = x if x.requires_grad else x.detach().requires_grad_()
             (slope,) = torch.autograd.grad(self.potential(z).sum(), z, create_graph=wanted)
