@@ -13,7 +13,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "residyn"
 # The floors of docs/architecture, ground first. A room is a module or package directly below `residyn`.
 FLOORS = (
     ("errors", "results", "provenance"),
-    ("state", "step", "branch"),
+    ("state", "step", "branch", "interpolation"),
     ("schemes", "roots", "gradients"),
     ("flow", "interpolation"),
     ("analysis",),
@@ -34,7 +34,7 @@ MEANT = {
 # What comes with the core's own dependencies; anything else loaded by `import residyn` belongs to an extra.
 OPTIONAL = {
     "PIL", "accelerate", "dask", "distributed", "gemmi", "jinja2", "joblib", "matplotlib", "mlxtend", "pandas", "pyscf", "ray",
-    "skimage", "sklearn", "torchdiffeq", "transformers",
+    "skimage", "sklearn", "statsmodels", "torchdiffeq", "transformers",
 }  # fmt: skip
 
 

@@ -146,7 +146,7 @@ def test_stack_with_checkpoint_draws_the_same_numbers_again():
     y = rd.Stack([rd.Residual(lambda z: z, keep=0.5, step=0.5) for _ in range(30)], gradient=rd.Checkpoint())(x)
     (found,) = torch.autograd.grad(y.sum(), x)
     torch.testing.assert_close(found, y.detach(), rtol=1e-14, atol=0)
-    assert 1 < float(y) < 2**30
+    assert 1 < y.item() < 2**30
 
 
 def test_stack_with_checkpoint_saves_segments_only():

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from residyn.branch import autonomous
     from residyn.errors import InputError, MissingExtraError, ResidynError, SolveError
     from residyn.flow import Equilibrium, Flow, Solution, solve
-    from residyn.gradients import Backprop, Checkpoint, Implicit, Replay
+    from residyn.gradients import Adjoint, Backprop, Checkpoint, Implicit, Replay
     from residyn.results import Estimate, Finding, Outcome, Result
     from residyn.roots import Anderson, FixedPoint, Newton
     from residyn.schemes import (
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         Dopri5,
         Dopri8,
         Euler,
+        Event,
         Fixed,
         Heun,
         Kvaerno5,
@@ -39,7 +40,7 @@ _HOMES = {
     "residyn.branch": ("autonomous",),
     "residyn.errors": ("InputError", "MissingExtraError", "ResidynError", "SolveError"),
     "residyn.flow": ("Equilibrium", "Flow", "Solution", "solve"),
-    "residyn.gradients": ("Backprop", "Checkpoint", "Implicit", "Replay"),
+    "residyn.gradients": ("Adjoint", "Backprop", "Checkpoint", "Implicit", "Replay"),
     "residyn.results": ("Estimate", "Finding", "Outcome", "Result"),
     "residyn.roots": ("Anderson", "FixedPoint", "Newton"),
     "residyn.schemes": (
@@ -49,6 +50,7 @@ _HOMES = {
         "Dopri5",
         "Dopri8",
         "Euler",
+        "Event",
         "Fixed",
         "Heun",
         "Kvaerno5",
@@ -60,12 +62,16 @@ _HOMES = {
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 _SUBPACKAGES = frozenset(
-    "analysis atlas branch calibrate errors flow gradients inverse nets report results roots schemes step testing".split()
+    (
+        "analysis atlas branch calibrate compat dynamics errors flow gradients interpolation inverse nets report results roots "
+        "schemes step testing"
+    ).split()
 )
 
 __all__ = [
     "RK4",
     "Adaptive",
+    "Adjoint",
     "Anderson",
     "Backprop",
     "BackwardEuler",
@@ -75,6 +81,7 @@ __all__ = [
     "Equilibrium",
     "Estimate",
     "Euler",
+    "Event",
     "Finding",
     "Fixed",
     "FixedPoint",

@@ -180,12 +180,15 @@ class Gradient(nn.Module):
         """-∇φ(x), by automatic differentiation, itself differentiable."""
         if inside_transform():
             return -torch.func.grad(lambda z: self.potential(z).sum())(x)
-        # a leaf of its own would make everything want a gradient; whether anything does is the potential's to say
-        wanted = torch.is_grad_enabled() and (x.requires_grad or self.potential(x).requires_grad)
-        with torch.enable_grad():  # torch.func.grad would rule out checkpoints, which hook into what autograd saves
-            z = x if x.requires_grad else x.detach().requires_grad_()
-            (slope,) = torch.autograd.grad(self.potential(z).sum(), z, create_graph=wanted)
-        return -slope
+        # plain autograd elsewhere: torch.func refuses to run where a gradient mode counts or packs what is saved
+        with torch.enable_grad():
+            z = x if x.requires_grad and torch.is_grad_enabled() else x.detach().requires_grad_()
+            total = self.potential(z).sum()
+        if not total.requires_grad:
+            return torch.zeros_like(x)
+        track = torch.is_grad_enabled() and (z is x or _uses_others(total, z))
+        (slope,) = torch.autograd.grad(total, z, create_graph=track, allow_unused=True)
+        return torch.zeros_like(x) if slope is None else -slope
 
     def prox(self, x: Tensor, h: float) -> Tensor:
         """The proximal map of h·φ at x.
@@ -248,6 +251,21 @@ def apply_matrix(matrix: Tensor, x: Tensor) -> Tensor:
     if x.ndim >= matrix.ndim and x.ndim >= 2:
         return matrix @ x
     return (matrix @ x.unsqueeze(-1)).squeeze(-1)
+
+
+def _uses_others(total: Tensor, z: Tensor) -> bool:
+    """Whether a number was computed from leaves besides z, such as parameters."""
+    todo, seen = [total.grad_fn], {total.grad_fn}
+    while todo:
+        node = todo.pop()
+        leaf = getattr(node, "variable", None)
+        if leaf is not None and leaf is not z:
+            return True
+        for upstream, _ in node.next_functions if node is not None else ():
+            if upstream is not None and upstream not in seen:
+                seen.add(upstream)
+                todo.append(upstream)
+    return False
 
 
 def _identity(x: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from residyn.branch import Autonomous, Spectral, autonomous
 from residyn.errors import InputError, ResidynWarning, SolveError
 from residyn.gradients.base import GradientMode
 from residyn.gradients.implicit import Implicit
+from residyn.gradients.occurrence import Occurrence, occurrences
 from residyn.gradients.replay import Replay
 from residyn.results import Outcome
 from residyn.roots.anderson import Anderson
@@ -24,9 +25,10 @@ from residyn.schemes import failure
 from residyn.schemes.base import Scheme
 from residyn.schemes.collapse import collapse
 from residyn.schemes.control import Adaptive, Control, Fixed, default_control
+from residyn.schemes.event import Event, Watch
 from residyn.schemes.explicit import Dopri5
 from residyn.schemes.problem import Problem, Rhs, Stats
-from residyn.state import Layout, State, leaves
+from residyn.state import Layout, State, leaves, rebuild
 
 
 @dataclass(frozen=True)
@@ -38,13 +40,21 @@ class Solution:
         x: The state at each, `(n, *x0.shape)`, in the structure of x0.
         stats: What it cost.
         outcome: How it ended.
+        events: The events that were met, in order. A terminal one of shared steps is also the last of `t` and `x`; where
+            samples have steps of their own, what they would have reported after theirs is nan.
     """
 
     t: Tensor
     x: State
     stats: Stats
     outcome: Outcome
+    events: tuple[Occurrence, ...] = ()
     _problem: Problem | None = None
+
+    @property
+    def event(self) -> Occurrence | None:
+        """The terminal event that ended the solve; `None` if none did, or if samples ended on their own (see `events`)."""
+        return next((item for item in self.events if item.terminal and item.samples is None), None)
 
     def interpolate(self, t: float | Sequence[float] | Tensor) -> State:
         """The state at other times, from the scheme's own continuous form.
@@ -69,6 +79,8 @@ class Solution:
         wanted = torch.as_tensor(t, dtype=torch.float64)
         times = wanted.flatten().tolist()
         start, end = problem.times[0], problem.legs[-1].t1
+        if problem.outcome.kind == "event":
+            end = problem.outcome.t
         low, high = min(start, end), max(start, end)
         for time in times:
             if not low <= time <= high:
@@ -99,8 +111,6 @@ def _walk(problem: Problem, times: list[float]) -> dict[int, Tensor]:
 
 
 def _first(states: State, layout: Layout | None) -> State:
-    from residyn.state import rebuild
-
     items = [leaf[0] for leaf in leaves(states)]
     return items[0] if layout is None else rebuild(states, items)
 
@@ -114,6 +124,7 @@ def solve(
     scheme: Scheme | None = None,
     control: Control | None = None,
     gradient: GradientMode | None = None,
+    event: Event | Sequence[Event] | None = None,
     throw: bool = True,
 ) -> Solution:
     """Solve x' = f(t, x, *args) from x(t[0]) = x0 and report x at each of the times.
@@ -128,6 +139,7 @@ def solve(
         scheme: How a step is taken; `Dopri5()` if not given.
         control: How long steps are; `Adaptive()` if not given and the scheme has an error estimate.
         gradient: How the gradient comes back; `Replay()` if not given.
+        event: What to watch for on the way, and whether to end there; times and states of events have gradients.
         throw: Whether a numerical failure is raised; otherwise it is in the `outcome`, with what was solved before it.
 
     Returns:
@@ -146,22 +158,51 @@ def solve(
     gradient = Replay() if gradient is None else gradient
     if not isinstance(gradient, GradientMode):
         raise InputError(f"`gradient` must be a gradient mode such as Replay(), got {gradient!r}; pass an instance")
-    collapsed = None if times.requires_grad else _collapsed(problem)
-    if collapsed is not None:
-        x, kept = collapsed, None
+    watched = _events(event)
+    collapsed = None if times.requires_grad or watched else _collapsed(problem)
+    met: list[Occurrence] = []
+    if collapsed is None:
+        x, met = _marched(problem, gradient, watched, times)
     else:
-        start = problem.x0
-        if times.requires_grad:
-            problem.x0 = _shift_start(problem, times)
-        x, kept = gradient.march(problem), problem
-        if times.requires_grad:
-            x = _shift_reports(problem, times, x, start)
-    layout = problem.f.layout
+        x = collapsed
     reported = (times.T if times.ndim == 2 else times)[: len(x)]
-    solution = Solution(reported, x if layout is None else layout.unpack(x), problem.stats, problem.outcome, kept)
+    states = x if problem.f.layout is None else problem.f.layout.unpack(x)
+    if met and met[-1].terminal and met[-1].samples is None:
+        reported, states = _append(reported, states, met[-1])
+    kept = problem if collapsed is None else None
+    solution = Solution(reported, states, problem.stats, problem.outcome, tuple(met), kept)
     if throw and not problem.outcome.ok:
         raise SolveError(problem.outcome)
     return solution
+
+
+def _marched(
+    problem: Problem, gradient: GradientMode, watched: tuple[Event, ...], times: Tensor
+) -> tuple[Tensor, list[Occurrence]]:
+    """The reported states and the events, with their gradients; those by the times too, if they want any."""
+    met: list[Occurrence] = []
+    start = problem.x0
+    if times.requires_grad:
+        problem.x0 = _shift_start(problem, times)
+    problem.watch = Watch(problem, watched) if watched else None
+    x = gradient.march(problem)
+    if watched:
+        x, met = occurrences(problem, watched, x)
+    return (_shift_reports(problem, times, x, start) if times.requires_grad else x), met
+
+
+def _events(event: Event | Sequence[Event] | None) -> tuple[Event, ...]:
+    events = () if event is None else (event,) if isinstance(event, Event) else tuple(event)
+    for item in events:
+        if not isinstance(item, Event):
+            raise InputError(f"`event` must be an Event or a sequence of them, got {type(item).__name__}; wrap it: Event(...)")
+    return events
+
+
+def _append(times: Tensor, states: State, end: Occurrence) -> tuple[Tensor, State]:
+    """Times and states with those of the event that ended the solve."""
+    items = [torch.cat([a, b[None]]) for a, b in zip(leaves(states), leaves(end.x), strict=True)]
+    return torch.cat([times.to(end.t), end.t[None]]), rebuild(states, items)
 
 
 def _as_tensor(t: Any) -> Tensor:
@@ -263,7 +304,7 @@ def _collapsed(problem: Problem) -> Tensor | None:
     f, control = problem.f, problem.control
     if not (isinstance(f.f, Autonomous) and isinstance(f.f.branch, Spectral) and isinstance(control, Fixed)):
         return None
-    if f.args or f.layout is not None or isinstance(problem.times[0], Tensor):
+    if f.args or f.layout is not None or isinstance(problem.times[0], Tensor) or not problem.scheme.linear:
         return None
     states = [problem.x0]
     for start, end in zip(problem.times, problem.times[1:], strict=False):
@@ -334,6 +375,7 @@ class Flow(nn.Module):
         self.scheme = scheme or Dopri5()
         self.control = control if control is not None else default_control(self.scheme)
         self.gradient = gradient or Replay()
+        self.parts = nn.ModuleList(part for part in self.scheme.callables() if isinstance(part, nn.Module))
         self.last: Solution | None = None
 
     def forward(self, x0: State) -> State:
@@ -343,8 +385,6 @@ class Flow(nn.Module):
         layout = None if isinstance(x0, Tensor) else Layout.of(x0, batched=False)
         if layout is None:
             return solution.x[-1]
-        from residyn.state import rebuild
-
         return rebuild(x0, [leaf[-1] for leaf in leaves(solution.x)])
 
 
@@ -448,4 +488,4 @@ def _detached(u: Any) -> Any:
     return u
 
 
-__all__ = ["Equilibrium", "Flow", "Solution", "autonomous", "solve"]
+__all__ = ["Equilibrium", "Event", "Flow", "Occurrence", "Solution", "autonomous", "solve"]

@@ -117,7 +117,7 @@ class Series:
 
     Args:
         label: Its name in the legend.
-        x: Abscissae.
+        x: Abscissae; nan in x and y alike breaks a line.
         y: Ordinates; the same length.
         mark: `"line"` (theory, by habit), `"points"` (measurement), `"band"` (`y` to `y2`), or `"bars"`.
         y2: Upper edge of a band.

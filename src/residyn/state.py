@@ -149,9 +149,9 @@ class Layout:
             width = inner.numel() * (2 if self.as_real and dtype.is_complex else 1)
             piece = row[..., start : start + width]
             if self.as_real and dtype.is_complex:
-                items.append(torch.view_as_complex(piece.reshape(*lead, *shape, 2).contiguous()))
+                items.append(torch.view_as_complex(piece.reshape((*lead, *shape, 2)).contiguous()))
             else:
-                items.append(piece.reshape(*lead, *shape))
+                items.append(piece.reshape((*lead, *shape)))
             start += width
         return rebuild(self.tree, items)
 

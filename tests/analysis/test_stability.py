@@ -10,7 +10,22 @@ from residyn.analysis import max_stable_step
 from residyn.analysis.region import Region, first_rise
 from residyn.branch import Dense, Gradient, Linear, Spectral, autonomous
 from residyn.errors import InputError
-from residyn.schemes import RK4, Bosh3, Dopri5, Dopri8, Euler, Heun, Midpoint, Tsit5
+from residyn.schemes import (
+    RK4,
+    BackwardEuler,
+    Bosh3,
+    Dopri5,
+    Dopri8,
+    Euler,
+    ExponentialMidpoint,
+    Heun,
+    ImplicitMidpoint,
+    Kvaerno5,
+    Midpoint,
+    Rodas5P,
+    Trapezoid,
+    Tsit5,
+)
 from residyn.step import Residual
 
 from .branches import BACKWARD_EULER, EXPONENTIAL, TRAPEZOID, Attention, Known, dense_jacobian
@@ -141,6 +156,17 @@ def test_a_stable_schemes_on_dissipative_branches_have_no_limit(scheme):
         assert _step(_oscillator, x[:2], scheme, **options) == math.inf
     assert _step(lambda v: 0.1 * v, x, scheme, criterion="norm") == 0.0
     assert _step(lambda v: 0.1 * v, x, scheme) == 0.0
+
+
+@pytest.mark.parametrize(
+    "scheme", [BackwardEuler(), ImplicitMidpoint(), Trapezoid(), Kvaerno5(), Rodas5P(), ExponentialMidpoint()]
+)
+def test_the_stiff_schemes_of_the_library_are_a_stable(scheme):
+    matrix = _random(6) - 3 * torch.eye(6, dtype=DOUBLE)
+    for criterion in ("spectrum", "norm"):
+        assert _step(lambda v: v @ matrix.T, torch.zeros(6, dtype=DOUBLE), scheme, criterion=criterion) == math.inf
+        assert _step(_oscillator, torch.zeros(2), scheme, criterion=criterion) == math.inf
+        assert _step(lambda v: -v, torch.zeros(300), scheme, criterion=criterion) == math.inf
 
 
 def test_growth_of_implicit_and_exponential_schemes():

@@ -103,3 +103,8 @@ def test_equal_axes():
 @pytest.mark.parametrize(("value", "label"), [(1e-5, "10⁻⁵"), (1.0, "1"), (0.0, "0"), (-100.0, "−10²"), (2e6, "2×10⁶")])
 def test_tick_labels_of_log_axes(value, label):
     assert plot._power(value) == label
+
+
+def test_nan_in_x_and_y_alike_lifts_the_pen_and_is_not_missed():
+    pen = Series("strokes", [0.0, 1.0, math.nan, 2.0, 3.0], [0.0, 1.0, math.nan, 0.0, 1.0])
+    assert plot.draw(figure(pen, xscale="linear", yscale="linear"), "u").note == ""

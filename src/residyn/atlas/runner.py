@@ -23,7 +23,7 @@ from residyn.results import Result, Section
 
 Progress = Callable[[str, float, str], None]
 
-_PACKAGES = ("matplotlib", "mlxtend", "scikit-image", "scikit-learn")
+_PACKAGES = ("matplotlib", "mlxtend", "scikit-image", "scikit-learn", "statsmodels")
 _log = logging.getLogger(__name__)
 
 

@@ -109,7 +109,7 @@ def run(context: Context) -> Section:
         "to variance 1; white Gaussian noise added with the seed, fresh for each fit",
         code=CODE,
         findings=findings,
-        figures=_figures(fits, rings, blind),
+        figures=[*_fit_figures(fits, rings), *_blind_figures(blind)],
         tables=[_fit_table(fits), _blind_table(blind)],
     )
 
@@ -300,11 +300,8 @@ def _summary(findings: list[Finding], fits: list[_Fit], blind: list[_Blind]) -> 
     return text
 
 
-def _figures(fits: list[_Fit], rings: _Rings, blind: list[_Blind]) -> list[Figure]:
+def _fit_figures(fits: list[_Fit], rings: _Rings) -> list[Figure]:
     db = [f.decibels for f in fits]
-    levels = sorted({b.truth for b in blind})
-    gains = [_median([b.gain for b in blind if b.truth == level]) for level in levels]
-    bounds = [_median([b.bound for b in blind if b.truth == level]) for level in levels]
     return [
         Figure(
             "Strength against noise",
@@ -337,6 +334,14 @@ def _figures(fits: list[_Fit], rings: _Rings, blind: list[_Blind]) -> list[Figur
                 Series("fitted", rings.frequency, rings.fitted, "points"),
             ],
         ),
+    ]
+
+
+def _blind_figures(blind: list[_Blind]) -> list[Figure]:
+    levels = sorted({b.truth for b in blind})
+    gains = [_median([b.gain for b in blind if b.truth == level]) for level in levels]
+    bounds = [_median([b.bound for b in blind if b.truth == level]) for level in levels]
+    return [
         Figure(
             "SNR from the noisy picture alone",
             "true SNR (dB)",

@@ -54,7 +54,7 @@ class Checkpoint(GradientMode):
 
             return Replay(keep=0).march(problem)
         x = problem.x0
-        legs = problem.control.plan(problem)
+        legs = problem.control.plan(problem) if problem.watch is None else None
         if legs is None or not torch.is_grad_enabled():
             with torch.no_grad():
                 outputs = Outputs(problem, x)

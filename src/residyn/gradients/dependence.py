@@ -70,7 +70,7 @@ def find_dependence(problem: Problem, x: Tensor) -> Dependence:
     _map_tensors(problem.f.args, lambda tensor: found.tensors.append(tensor) if tensor.requires_grad else None)
     found.in_args = len(found.tensors)
     seen: set[int] = set()  # what is in `args` may be in a closure too, and counts again there
-    for module in _modules(f):
+    for module in _modules(f, *problem.scheme.callables()):
         for tensor in [*module.parameters(), *module.buffers()]:
             if tensor.requires_grad and tensor.is_leaf and id(tensor) not in seen:
                 seen.add(id(tensor))
@@ -114,9 +114,9 @@ class Dice:
             torch.cuda.set_rng_state(self.states[1], self.device)
 
 
-def _modules(f: Callable[..., Any]) -> Iterator[nn.Module]:
-    """The modules that a callable is, is bound to, wraps, or holds in its closure."""
-    todo: list[Any] = [f]
+def _modules(*callables: Callable[..., Any]) -> Iterator[nn.Module]:
+    """The modules that callables are, are bound to, wrap, or hold in their closures."""
+    todo: list[Any] = list(reversed(callables))
     seen: set[int] = set()
     while todo:
         item: Any = todo.pop()

@@ -122,7 +122,8 @@ def _curve(series: Series, figure: Figure) -> _Curve:
         if scale == "log" and not (series.mark == "bars" and column is not values[0]):
             good &= column > 0
     masked = [np.where(good, column, np.nan) for column in values]
-    dropped = max(map(len, columns)) - int(good.sum())
+    pauses = int(np.logical_and.reduce([np.isnan(column) for column in values]).sum())  # the pen is lifted on purpose
+    dropped = max(map(len, columns)) - int(good.sum()) - pauses
     return _Curve(masked[0], masked[1], masked[2] if series.y2 is not None else None, dropped)
 
 

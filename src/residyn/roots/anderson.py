@@ -65,22 +65,19 @@ class _Mixing(Update):
         last_g, last_r, self.last_g, self.last_r = self.last_g, self.last_r, gx, r
         if self.count == 0:
             return gx
-        slot, used = (self.count - 1) % self.slots, min(self.count, self.slots)
+        slot = (self.count - 1) % self.slots
         torch.sub(gx, last_g, out=self.values[:, slot])
         torch.sub(r, last_r, out=self.pair[:, 1])
         self.residuals[:, slot] = self.pair[:, 1]
         self.pair[:, 0] = r
-        residuals = self.residuals[:, :used]
-        products = torch.bmm(residuals, self.pair.mT)  # (B, used, 2): one row of the Gram matrix and the right side
-        self.gram[:, :used, slot] = self.gram[:, slot, :used] = products[:, :, 1]
-        return torch.baddbmm(gx.unsqueeze(1), self._weights(used, products[:, :, 0]), self.values[:, :used], alpha=-1).squeeze(
-            1
-        )
+        # Rows times a transposed stack is several times faster than the stack times columns; slots not yet filled are zero.
+        products = torch.bmm(self.pair, self.residuals.mT)  # (B, 2, slots): the right side, and one row of the Gram matrix
+        self.gram[:, slot] = self.gram[:, :, slot] = products[:, 1]
+        return gx - torch.bmm(self._weights(products[:, 0]), self.values).squeeze(1)
 
-    def _weights(self, used: int, right: Tensor) -> Tensor:
-        """γ of each sample, `(B, 1, used)`; zero, the plain iteration, where the differences have degenerated."""
-        gram = self.gram[:, :used, :used]
-        scale = gram.diagonal(dim1=1, dim2=2).clamp_min(self.tiny).rsqrt()
-        scaled = gram * scale.unsqueeze(1) * scale.unsqueeze(2) + self.shift[:used, :used]
+    def _weights(self, right: Tensor) -> Tensor:
+        """γ of each sample, `(B, 1, slots)`; zero, the plain iteration, where the differences have degenerated."""
+        scale = self.gram.diagonal(dim1=1, dim2=2).clamp_min(self.tiny).rsqrt()
+        scaled = self.gram * scale.unsqueeze(1) * scale.unsqueeze(2) + self.shift
         weights, _ = torch.linalg.solve_ex(scaled, right * scale)
-        return torch.nan_to_num(weights * scale, nan=0.0, posinf=0.0, neginf=0.0).unsqueeze(1)
+        return torch.nan_to_num(weights * scale, nan=0.0, posinf=0.0, neginf=0.0).unsqueeze(1).contiguous()

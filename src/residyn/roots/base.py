@@ -136,25 +136,29 @@ class _Best:
     def __init__(self, x: Tensor, tol: float) -> None:
         self.x, self.tol = x, tol
         self.residual = x.new_full((len(x),), float("inf"))
-        self.mark = self.residual
+        self.mark: Tensor | None = None  # the residual at the last check for a stall; at first that of the guess
 
     def offer(self, x: Tensor, residual: Tensor) -> bool:
         """Take the samples whose residual is smaller than what was known; whether all are now below the tolerance.
 
         The one place where an iteration waits for the device.
         """
-        better, done = residual < self.residual, residual <= self.tol
-        all_better, done_all = torch.stack([better.all(), (done | (self.residual <= self.tol)).all()]).tolist()
-        if all_better:
-            self.residual, self.x = residual, x
+        if self.mark is None:
+            self.mark = residual
+        low = torch.fmin(residual, self.residual)
+        worst, lost = torch.stack([low.amax(), (residual - low).amax()]).tolist()
+        if lost == 0.0:
+            self.x = x
         else:
-            self.residual = torch.where(better, residual, self.residual)
-            self.x = torch.where(better.unsqueeze(1), x, self.x)
-        return bool(done_all)
+            self.x = torch.where((residual <= low).unsqueeze(1), x, self.x)
+        self.residual = low
+        return bool(worst <= self.tol)
 
     def stalled(self) -> bool:
         """Whether no sample above the tolerance has improved by 0.1 % since this was last asked."""
-        going = (self.residual > self.tol) & (self.residual < 0.999 * self.mark)
+        assert self.mark is not None
+        # a nan at the guess is no mark to beat: any number since is progress
+        going = (self.residual > self.tol) & ~(self.residual >= 0.999 * self.mark) & torch.isfinite(self.residual)
         self.mark = self.residual
         return not bool(going.any())
 
@@ -178,14 +182,14 @@ def relative_residual(r: Tensor, gx: Tensor) -> Tensor:
 
 def rows(x: Tensor) -> Tensor:
     """x as a row of real numbers a sample, `(B, n)`."""
-    flat = x.reshape(len(x), -1)
+    flat = x if x.ndim == 2 else x.reshape(len(x), -1)
     return torch.view_as_real(flat.resolve_conj()).flatten(1) if x.is_complex() else flat
 
 
 def unrows(x: Tensor, like: Tensor) -> Tensor:
     """Rows back in the shape and kind of `like`."""
     if not like.is_complex():
-        return x.reshape(like.shape)
+        return x if like.ndim == 2 else x.reshape(like.shape)
     return torch.view_as_complex(x.reshape(*like.shape, 2))
 
 

@@ -53,7 +53,8 @@ class _Secant(Update):
         super().__init__(g)
         batch, n = x.shape
         self.growth, self.memory, self.used, self.first = growth, memory, 0, True
-        self.u, self.v = x.new_empty(batch, memory, n), x.new_empty(batch, memory, n)  # H = -I + Σ u·vᵀ
+        # H = -I + Σ u·vᵀ; one term after the other in memory, so that only as many pages are touched as there are terms
+        self.u, self.v = (x.new_empty(memory, batch, n).transpose(0, 1) for _ in "uv")
         self.base = self.r = self.d = x  # where the step began, the residual there, and the full step -H·r
         self.length = x.new_ones(batch, 1)
         self.low = x.new_full((batch, 1), float("inf"))  # the smallest residual of each sample
@@ -72,29 +73,47 @@ class _Secant(Update):
             self._move(taken, x, r)
             self.d = self.r
         else:
-            self._learn(r)
-            self._move(taken, x, r)
-            self.d = -self._apply(self.u, self.v, self.r)
+            u, v, Hr = self._learn(r)
+            before = self.r
+            if self._move(taken, x, r):
+                self.d = torch.addcmul(-Hr, u, _dot(v, r), value=-1)
+            else:
+                d = torch.where(taken, -Hr, self.d)
+                self.d = torch.addcmul(d, u, _dot(v, torch.where(taken, r, before)), value=-1)
         return torch.addcmul(self.base, self.length, self.d)
 
-    def _learn(self, r: Tensor) -> None:
-        """Give H the rank-one term of the step to where the residual is r."""
-        s, y = self.length * self.d, r - self.r
+    def _learn(self, r: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Give H the rank-one term u·vᵀ of the step to where the residual is r; u, v, and H·r without it."""
+        s = self.length * self.d
         v = self._apply(self.v, self.u, s)
-        u = s - self._apply(self.u, self.v, y)
-        u = u / (v * y).sum(dim=1, keepdim=True)
-        sound = torch.isfinite(u).all(dim=1, keepdim=True)  # not so where the step was zero or g returned nan: nothing to learn
-        self.u[:, self.used] = torch.where(sound, u, 0.0)
-        self.v[:, self.used] = torch.where(sound, v, 0.0)
+        Hr = self._apply(self.u, self.v, r)
+        Hy = Hr + self.d  # y = r - self.r, and d = -H·self.r
+        u = (s - Hy) / _dot(v, r - self.r)
+        # not finite where the step was zero or g returned nan: nothing to learn there
+        sound = torch.isfinite(u.sum(dim=1, keepdim=True)) & torch.isfinite(v.sum(dim=1, keepdim=True))
+        if not bool(sound.all()):
+            u, v, Hr = torch.where(sound, u, 0.0), torch.where(sound, v, 0.0), torch.where(sound, Hr, 0.0)
+        self.u[:, self.used], self.v[:, self.used] = u, v
         self.used += 1
+        return u, v, Hr
 
-    def _move(self, taken: Tensor, x: Tensor, r: Tensor) -> None:
+    def _move(self, taken: Tensor, x: Tensor, r: Tensor) -> bool:
+        """Start the next step from x where it was taken; whether it was for all."""
+        if bool(taken.all()):
+            self.base, self.r, self.length = x, r, torch.ones_like(self.length)
+            return True
         self.base, self.r = torch.where(taken, x, self.base), torch.where(taken, r, self.r)
         self.length = torch.where(taken, 1.0, 0.5 * self.length)
+        return False
 
     def _apply(self, left: Tensor, right: Tensor, z: Tensor) -> Tensor:
         """-z + Σ left·(rightᵀ·z), which is H·z, or Hᵀ·z with left and right exchanged."""
         if self.used == 0:
             return -z
-        along = torch.bmm(right[:, : self.used], z.unsqueeze(2))
-        return torch.baddbmm(z.unsqueeze(1), along.mT, left[:, : self.used], beta=-1).squeeze(1)
+        # a row times a transposed stack is several times faster than the stack times a column
+        along = torch.bmm(z.unsqueeze(1), right[:, : self.used].mT)
+        return torch.bmm(along, left[:, : self.used]).squeeze(1) - z
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    return (a * b).sum(dim=1, keepdim=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from residyn.errors import InputError
 from residyn.roots.base import Map, Root, RootFinder, Update, relative_residual, rows, unrows
 from residyn.roots.linear import DENSE_LIMIT, forward_product, gmres, is_coupled, jacobian, rows_of
 
@@ -23,6 +24,9 @@ class Newton(RootFinder):
     Args:
         linear_tol: Relative residual that GMRES goes for; smaller costs more products and saves evaluations.
 
+    Raises:
+        InputError: If a value breaks its rule.
+
     Reference:
         Dembo, Eisenstat & Steihaug (1982), "Inexact Newton methods", doi:10.1137/0719025.
 
@@ -33,6 +37,11 @@ class Newton(RootFinder):
 
     max_iterations: int = 50
     linear_tol: float = 1e-2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.linear_tol < 1:
+            raise InputError(f"`linear_tol` must lie in (0, 1), got {self.linear_tol!r}; 1e-2 is usual")
 
     def start(self, g: Map, x: Tensor) -> Update:
         """The last Jacobian's step, and how much of it is tried."""

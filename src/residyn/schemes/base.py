@@ -9,6 +9,8 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from residyn.results import OutcomeKind
+
 Time = float | Tensor
 """A time: a float, or `(B, 1, …, 1)` where each sample has its own."""
 
@@ -31,6 +33,8 @@ class Step(NamedTuple):
     """θ in [0, 1] → the state at t0 + θ·(t1 - t0), to the scheme's dense order."""
     state: Any
     """What the scheme carries to the next step."""
+    failed: Tensor | None = None
+    """Where the equations of an implicit step were not solved: one flag, or `(B, 1, …)`; `None` if there was no failure."""
 
 
 class Rational(NamedTuple):
@@ -45,9 +49,13 @@ class Rational(NamedTuple):
 
     def less_one(self, z: Tensor) -> Tensor:
         """P/Q - 1 = (P - Q)/Q, which does not cancel at z = 0 where both are 1."""
+        return z * self.less_one_over(z)
+
+    def less_one_over(self, z: Tensor) -> Tensor:
+        """(P/Q - 1)/z, with no division by z: the constant terms of P and Q are equal."""
         size = max(len(self.numerator), len(self.denominator))
         p, q = ((*c, *[0.0] * (size - len(c))) for c in (self.numerator, self.denominator))
-        difference = tuple(a - b for a, b in zip(p, q, strict=True))
+        difference = tuple(a - b for a, b in zip(p[1:], q[1:], strict=True))
         return _horner(difference, z) / _horner(self.denominator, z)
 
 
@@ -60,13 +68,17 @@ class Scheme(abc.ABC):
         order: Order p of the global error O(hᵖ).
         error_order: Order q of the step's error estimate, O(h^(q+1)) locally; 0 if there is none.
         real_state: Whether it needs the state as real numbers; complex states are handed to it as pairs.
+        linear: Whether one step of x' = λx is R(hλ)·x and nothing else, so that equal steps of a linear branch collapse.
+        failure: What it means if its equations are not solved.
         carries_memory: Whether its state holds more than `init` can make again from (t, x), as a multistep history does.
     """
 
-    order: ClassVar[int]
-    error_order: ClassVar[int] = 0
-    carries_memory: ClassVar[bool] = False
+    order: int
+    error_order: int = 0
+    carries_memory: bool = False
     real_state: ClassVar[bool] = False
+    linear: ClassVar[bool] = True
+    failure: ClassVar[OutcomeKind] = "root_failed"
 
     def init(self, f: Field, t0: Time, x0: Tensor) -> Any:
         """The state to start from at (t0, x0); also what to restart from where the state was not kept."""
@@ -91,6 +103,10 @@ class Scheme(abc.ABC):
         """The scheme for use with adaptive control of these tolerances; itself, unless it solves equations of its own."""
         return self
 
+    def callables(self) -> tuple[Callable[..., Any], ...]:
+        """What the scheme calls besides f, e.g. a proximal map; a gradient goes to the parameters of these too."""
+        return ()
+
     def merge(self, accept: Tensor, new: Any, old: Any) -> Any:
         """What to carry where only the samples in `accept`, `(B, 1, …)` or as x, have taken the step."""
         return None
@@ -103,6 +119,14 @@ class Scheme(abc.ABC):
         """R(z) - 1, without cancellation near z = 0 where R is a rational function."""
         rational = self.rational()
         return self.stability(z) - 1 if rational is None else rational.less_one(z)
+
+    def growth_over(self, z: Tensor) -> Tensor:
+        """(R(z) - 1)/z, which is 1 at 0."""
+        rational = self.rational()
+        if rational is not None:
+            return rational.less_one_over(z)
+        at_zero = z == 0
+        return torch.where(at_zero, torch.ones_like(z), self.growth(z) / torch.where(at_zero, torch.ones_like(z), z))
 
     def rational(self) -> Rational | None:
         """R as a rational function, where it is one."""

@@ -134,7 +134,9 @@ class Adaptive(Control):
         if not isinstance(self.atol, (int, float, Tensor)):
             raise InputError(f"`atol` must be ≥ 0 and finite, got {self.atol!r}; give a number, or a tensor like x")
         least, most = (float(v) for v in torch.aminmax(torch.as_tensor(self.atol, dtype=torch.float64)))
-        if not 0 <= least <= most < math.inf:
+        # a tensor may leave components out of the error norm: inf there, but not everywhere
+        top = least if isinstance(self.atol, Tensor) else most
+        if not (0 <= least <= most and top < math.inf):
             got = least if not least >= 0 else most
             raise InputError(f"`atol` must be ≥ 0 and finite, got {got!r}; 1e-9 is usual in double precision")
         if not isinstance(self.max_steps, int) or self.max_steps < 1:
@@ -159,7 +161,7 @@ class Adaptive(Control):
 
     def march(self, problem: Problem, x0: Tensor) -> Iterator[Taken]:
         """Take steps until the last time, or until `problem.outcome` says why not."""
-        if self.per_sample:
+        if self.per_sample or isinstance(problem.times[0], Tensor):  # times of their own need steps of their own
             return march_per_sample(self, problem, x0)
         return self._march_joint(problem, x0)
 

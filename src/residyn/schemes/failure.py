@@ -34,11 +34,15 @@ def first_non_finite(problem: Problem, legs: Sequence[Leg], x: Tensor) -> tuple[
     """Take some legs again, from the last state known to be finite, and say which one broke it, and its number."""
     calm, state = x, problem.scheme.init(problem.f, legs[0].t0, x)
     for number, leg in enumerate(legs):  # noqa: B007 - the one that broke is returned
-        x1, state_next, _ = problem.take(leg._replace(reports=()), x, state)
+        step = problem.scheme.step(problem.f, leg.t0, leg.t1, x, state)
+        x1 = step.x
         if not finite(x1):
             break
-        x, state = x1, state_next
+        x, state = x1, step.state
     h = leg.t1 - leg.t0
+    if step.failed is not None and bool(step.failed.any()):
+        fix = "use more steps, or raise `max_iterations` of the scheme"
+        return root_failed(problem, leg.t0, h, step.failed, fix), number
     fix = "use more steps, a scheme with a larger stability region, or an implicit one"
     return _non_finite(problem, leg.t0, x, h, x1, fix, looks_stiff(problem, legs[0].t0, calm, h)), number
 
@@ -50,8 +54,12 @@ def underflow(problem: Problem, t: Time, x: Tensor, h: Time, broke: float = 0.0)
     if not finite(slope):
         return _non_finite(problem, t, x, h, slope, BROKEN_FIX["f(t, x)"])
     if broke:
-        trial = problem.scheme.step(problem.f, t, t + broke, x, problem.scheme.init(problem.f, t, x)).x
-        return _non_finite(problem, t, x, broke, trial, BROKEN_FIX["the step"], looks_stiff(problem, t, x, broke))
+        trial = problem.scheme.step(problem.f, t, t + broke, x, problem.scheme.init(problem.f, t, x))
+        unsolved = trial.failed is not None and bool(trial.failed.any())
+        if unsolved and trial.failed is not None and finite(problem.f(t + broke, x)):
+            return root_failed(problem, t, broke, trial.failed, "f jumps there or is not defined beyond: end before it")
+        if not finite(trial.x):
+            return _non_finite(problem, t, x, broke, trial.x, BROKEN_FIX["the step"], looks_stiff(problem, t, x, broke))
     sample, component, place = locate(problem, slope)
     message = f"the step size fell to {_show(h)} at t = {_show(t)}, where {place} changes fastest, |f| = {_top(slope):.3g}"
     return Outcome(
@@ -89,6 +97,16 @@ def _non_finite(problem: Problem, t: Time, x: Tensor, h: Time, broken: Tensor, f
     message = f"{source} returned {what} at t = {_show(t)} with h = {_show(h)}, in {place}"
     fix = STIFF_FIX if stiff and source == "the step" else fix
     return Outcome("non_finite", message, fix, _number(t), _number(h), component, sample, stiff)
+
+
+def root_failed(problem: Problem, t: Time, h: Time, failed: Tensor, fix: str) -> Outcome:
+    """The equations of an implicit step were not solved."""
+    sample = int(failed.flatten().to(torch.uint8).argmax()) if failed.ndim else None
+    place = "" if sample is None else f", for sample {sample}"
+    kind = problem.scheme.failure
+    equations = "a singular linear system" if kind == "singular" else "equations that Newton's method did not solve"
+    message = f"{type(problem.scheme).__name__} met {equations} at t = {_show(t)} with h = {_show(h)}{place}"
+    return Outcome(kind, message, fix, _number(t), _number(h), None, sample)
 
 
 def locate(problem: Problem, badness: Tensor) -> tuple[int | None, int | None, str]:

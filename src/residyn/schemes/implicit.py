@@ -15,10 +15,10 @@ from torch import Tensor
 
 from residyn.errors import InputError
 from residyn.roots.differentiate import Pullback, implicit_gradient
-from residyn.roots.linear import DENSE_LIMIT, DenseSolver, forward_product, gmres, is_coupled, jacobian, rows_of
+from residyn.roots.linear import DENSE_LIMIT, DenseSolver, forward_product, gmres, jacobian, rows_of
 from residyn.schemes.base import Field, Rational, Scheme, Step, Time
 from residyn.schemes.explicit import combine, step_size
-from residyn.schemes.problem import Rhs
+from residyn.schemes.problem import Rhs, coupled
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,9 @@ class ImplicitTableau:
 class DiagonallyImplicit(Scheme):
     """x_i = x + h·Σ_{j≤i} a_ij·k_j with k_i = f(t + c_i·h, x_i): one nonlinear equation a stage, solved one after the other.
 
-    Simplified Newton: one Jacobian a step, written out and inverted sample by sample for up to 256 unknowns a sample,
-    Newton–GMRES above. Gradients by implicit differentiation of each stage: one transposed solve, no iterate kept.
+    Simplified Newton: one Jacobian a step, written out and inverted sample by sample for up to 256 unknowns a sample (and up
+    to a million entries in all), Newton–GMRES above. Gradients by implicit
+    differentiation of each stage: one transposed solve, no iterate kept.
 
     Args:
         max_iterations: Newton iterations a stage before the step is given up (and, with adaptive control, tried shorter).
@@ -62,7 +63,6 @@ class DiagonallyImplicit(Scheme):
         if tol is not None and not 0 < tol < 1:
             raise InputError(f"`tol` must lie in (0, 1), got {tol!r}; 1e-8 is usual in double precision")
         self.max_iterations, self.tol = max_iterations, tol
-        self.iterations = 0
         self._rtol: float | None = tol
         self._atol: float | Tensor | None = tol
         self._tuned = False
@@ -92,11 +92,12 @@ class DiagonallyImplicit(Scheme):
             guess = combine(base, h * row[-1], _predictor(self.tableau.c[: i + 1]), ks) if ks else base
             z, slope = solver.solve(f, t, base, row[-1], guess)
             ks.append(slope)
-        self.iterations += solver.iterations
+        if isinstance(f, Rhs):
+            f.root_iterations += solver.iterations
         x1 = z if self.tableau.stiffly_accurate else combine(x, h, self.tableau.b, ks)
         record = Record(f, t0, t1, h, x, x1, ks, solver.failed, self.tableau)
         x1 = x1 if solver.failed is None else torch.where(solver.failed, math.nan, x1)
-        return Step(x1, record.error if self.tableau.error else None, record.dense, record)
+        return Step(x1, record.error if self.tableau.error else None, record.dense, record, solver.failed)
 
     def merge(self, accept: Tensor, new: Record, old: Record | None) -> Record:
         """What the next step starts from, sample by sample."""
@@ -114,6 +115,10 @@ class DiagonallyImplicit(Scheme):
         return f"{type(self).__name__}()"
 
 
+_DENSE_ENTRIES = 2**20
+"""Up to so many entries in all, a factorisation (0.1 s) beats GMRES, which diffusion on a fine grid makes slow."""
+
+
 class Linearisation:
     """∂f/∂x at the start of a step, computed once however often the step is tried."""
 
@@ -121,31 +126,20 @@ class Linearisation:
         self.leaf = x.detach().requires_grad_()
         with torch.enable_grad():
             self.image = f(t, self.leaf)
-        self.coupled = _coupled(f, self.image, self.leaf)
+        self.coupled = coupled(f, t, self.image, self.leaf)
         self.size = rows_of(x, self.coupled).shape[1]
         self._matrix: Tensor | None = None
 
     @property
     def dense(self) -> bool:
-        """Whether the Jacobian is small enough to be written out."""
-        return self.size <= DENSE_LIMIT
+        """Whether the Jacobian is small enough to be written out: for few samples a larger one is."""
+        return self.size <= DENSE_LIMIT or self.leaf.numel() * self.size <= _DENSE_ENTRIES
 
     def matrix(self) -> Tensor:
         """The Jacobian, `(B, n, n)`."""
         if self._matrix is None:
             self._matrix = jacobian(self.image, self.leaf, self.coupled)
         return self._matrix
-
-
-def _coupled(f: Field, image: Tensor, leaf: Tensor) -> bool:
-    """Whether samples depend on each other; found once a field."""
-    if not image.requires_grad:
-        return False
-    if not isinstance(f, Rhs):
-        return is_coupled(image, leaf)
-    if f.coupled is None:
-        f.coupled = is_coupled(image, leaf)
-    return f.coupled
 
 
 class Record:
@@ -180,8 +174,14 @@ class Record:
             return estimate if self.failed is None else torch.where(self.failed, math.inf, estimate)
 
     def dense(self, theta: Time) -> Tensor:
-        """Cubic Hermite through both ends; a straight line for schemes of order 1, whose slope at the start is not known."""
+        """Cubic Hermite through both ends; a straight line for backward Euler.
+
+        There f at the start may be as large as 1/h, and a cubic that heeds it would leave the interval that the step, being
+        L-stable, stays in.
+        """
         x0, x1, h = self.x0, self.x1, self.h
+        if self.tableau.c == (1.0,):
+            return x0 + theta * (x1 - x0)
         if self.tableau.a[0][-1] != 0.0:
             start, end = self.f(self.t0, x0), self.f(self.t1, x1)
         else:
@@ -198,7 +198,7 @@ class _StageSolver:
         self.here, self.h, self.x = here, h, x
         self.max_iterations = scheme.max_iterations
         # with adaptive control a shorter step is the cheaper answer to slow convergence
-        self.linearisations = 1 if scheme._tuned else 4
+        self.damped = 0 if scheme._tuned else 4 * scheme.max_iterations
         default = 1e-10 if x.dtype == torch.float64 else 1e-5
         rtol = default if scheme._rtol is None else scheme._rtol
         atol = default if scheme._atol is None else scheme._atol
@@ -218,14 +218,12 @@ class _StageSolver:
         return z, (z - base) / weight
 
     def _newton(self, f: Field, t: Time, base: Tensor, weight: Time, gamma: float, z: Tensor) -> Tensor:
-        solve = self._linear(f, gamma, weight)
-        sizes = z.new_zeros(1)
-        for attempt in range(self.linearisations):
-            if attempt:  # slow with the Jacobian of the start of the step: take that of here
-                solve = _linear_solver(Linearisation(f, t, z), weight)
-            z, sizes, done = self._iterate(f, t, base, weight, solve, z)
-            if done:
-                return z
+        found, sizes, done = self._iterate(f, t, base, weight, self._linear(f, gamma, weight), z)
+        if not done and self.damped:
+            found, sizes, done = self._search(f, t, base, weight, z)
+        if done:
+            return found
+        z = found
         shape = (-1, *[1] * (z.ndim - 1)) if z.ndim > 1 and not self.here.coupled else ()
         bad = ~(sizes <= 1.0)
         bad = bad.reshape(shape) if shape else bad.any().reshape(())
@@ -252,6 +250,34 @@ class _StageSolver:
             if not size < math.inf or rate >= 2.0:
                 break
             previous = size
+        return z, sizes, False
+
+    def _search(self, f: Field, t: Time, base: Tensor, weight: Time, z: Tensor) -> tuple[Tensor, Tensor, bool]:
+        """Newton with a fresh Jacobian each time, every system's step halved until its residual falls.
+
+        Where f is dissipative I - hγ·J is never singular, and this converges from anywhere at any h.
+        """
+        coupled = self.here.coupled
+        shape = (-1, *[1] * (z.ndim - 1)) if z.ndim > 1 and not coupled else (1,) * z.ndim
+        residual = base + weight * f(t, z) - z
+        sizes = z.new_zeros(1)
+        for _ in range(self.damped):
+            step = _linear_solver(Linearisation(f, t, z), weight)(residual)
+            self.iterations += 1
+            sizes = torch.linalg.vector_norm(rows_of(step / self.scale, coupled), dim=1) / math.sqrt(self.here.size)
+            if bool((sizes <= 1.0).all()):  # the Jacobian being fresh, what is left is the square of this
+                return z + step, sizes, True
+            before = torch.linalg.vector_norm(rows_of(residual, coupled), dim=1)
+            share = torch.ones_like(sizes)
+            for _ in range(12):
+                trial = z + share.view(shape) * step
+                residual = base + weight * f(t, trial) - trial
+                after = torch.linalg.vector_norm(rows_of(residual, coupled), dim=1)
+                worse = ~(after <= (1 - 1e-4 * share) * before) & (sizes > 1.0)
+                if not bool(worse.any()):
+                    break
+                share = torch.where(worse, share / 2, share)
+            z = trial
         return z, sizes, False
 
     def _linear(self, f: Field, gamma: float, weight: Time) -> Callable[[Tensor], Tensor]:
@@ -301,7 +327,7 @@ class _KrylovSolver:
             shaped = v.reshape(r.shape)
             return rows_of(shaped - self.weight * self.forward(shaped), coupled)
 
-        return gmres(product, rows_of(r, coupled), tol=1e-3, max_products=60).x.reshape(r.shape)
+        return gmres(product, rows_of(r, coupled), tol=1e-3, max_products=200, restart=50).x.reshape(r.shape)
 
 
 @functools.lru_cache(maxsize=64)
@@ -347,6 +373,8 @@ class Trapezoid(DiagonallyImplicit):
     """Trapezoidal rule (Crank–Nicolson), order 2, A-stable: x⁺ = x + h/2·(f(t, x) + f(t + h, x⁺))."""
 
     order = 2
+    # the slope of the last stage; f(x) has it only to Newton's tolerance times the stiffness, which spoils gradients
+    carries_memory = True
     tableau = ImplicitTableau(c=(0.0, 1.0), a=((0.0,), (0.5, 0.5)), b=(0.5, 0.5))
 
 
@@ -362,6 +390,7 @@ class Kvaerno5(DiagonallyImplicit):
 
     order = 5
     error_order = 4
+    carries_memory = True  # as in `Trapezoid`
     tableau = ImplicitTableau(
         c=(0.0, 0.52, 1.230333209967908, 0.8957659843500759, 0.43639360985864756, 1.0, 1.0),
         a=(

@@ -31,15 +31,21 @@ def march_per_sample(control: Adaptive, problem: Problem, x0: Tensor) -> Iterato
     clocks = _Clocks(control, problem, x0)
     x, state = x0, scheme.init(problem.f, problem.times[0], x0)
     start, magnitude = problem.times[0], x0.abs()
+    failed: Tensor | None = None
     for _ in range(control.max_steps):
         small = clocks.propose()
         if small is not None:
             problem.outcome = _failed(problem, "step_underflow", small, clocks, x)
+            unsolved = failed is not None and bool(failed.expand(start.shape).flatten()[small])
+            if failed is not None and unsolved and problem.outcome.kind == "step_underflow":
+                row = torch.arange(len(x0), device=x.device).view(start.shape) == small
+                fix = "f jumps there or is not defined beyond: end before it"
+                problem.outcome = failure.root_failed(problem, problem.outcome.t, problem.outcome.step, row, fix)
             return
         end = clocks.time(clocks.t1)
         step = scheme.step(problem.f, start, end, x, state)
         assert step.error is not None  # `solve` has checked that the scheme has an estimate
-        error = step.error()
+        error, failed = step.error(), step.failed
         with torch.no_grad():
             magnitude1 = step.x.abs()
             scale = torch.maximum(magnitude, magnitude1).mul_(control.rtol).add_(control.atol)
@@ -58,6 +64,8 @@ def march_per_sample(control: Adaptive, problem: Problem, x0: Tensor) -> Iterato
             start, magnitude = clocks.time(clocks.t), x1.detach().abs()
         yield Taken(leg, x, x1, step)
         x = x1
+        if problem.stopped is not None:
+            clocks.stop(problem.stopped)
         if clocks.arrived:
             problem.f.forget()
             return
@@ -126,6 +134,11 @@ class _Clocks:
             small &= (self.tried <= np.maximum(4 * np.spacing(np.abs(t)), 1e-20 * np.abs(end))) & (t != end)
             return int(small.argmax()) if small.any() else None
         return None
+
+    def stop(self, which: Tensor) -> None:
+        """Let samples that met a terminal event arrive where they are."""
+        stopped = which.flatten().cpu().numpy()
+        self.end, self.due = np.where(stopped, self.t, self.end), np.where(stopped, np.inf, self.due)
 
     def judge(self, square: Array) -> tuple[Report, ...]:
         """Accept or refuse the steps by their squared error ratios, choose the next, and say what is to be reported."""

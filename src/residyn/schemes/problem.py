@@ -12,11 +12,13 @@ from torch import Tensor
 from residyn.branch import Autonomous
 from residyn.errors import InputError
 from residyn.results import Outcome
-from residyn.schemes.base import Scheme, Step, Time
+from residyn.roots.linear import is_coupled
+from residyn.schemes.base import Field, Scheme, Step, Time
 from residyn.state import Layout
 
 if TYPE_CHECKING:
     from residyn.schemes.control import Control
+    from residyn.schemes.event import Watch
 
 
 class Rhs:
@@ -25,6 +27,7 @@ class Rhs:
     def __init__(self, f: Callable[..., Any], args: tuple[Any, ...], layout: Layout | None, like: Tensor) -> None:
         self.f, self.args, self.layout = f, args, layout
         self.evaluations = 0
+        self.root_iterations = 0
         self.shape, self.dtype = like.shape, like.dtype
         real = like.dtype.to_real() if like.dtype.is_complex else like.dtype
         self._time_dtype = real if real.itemsize >= 4 else torch.float32
@@ -40,10 +43,7 @@ class Rhs:
             return first[2]
         self.evaluations += 1
         if not self.timeless:
-            if isinstance(t, float):
-                t = torch.scalar_tensor(t, dtype=self._time_dtype, device=self._device)
-            elif t.dtype != self._time_dtype:  # samples' own times are kept in double precision
-                t = t.to(self._time_dtype)
+            t = self.time(t)
         if self.layout is None:
             k = self.f(t, x, *self.args)
         else:
@@ -53,6 +53,12 @@ class Rhs:
         if k.shape != self.shape or k.dtype != self.dtype:
             raise InputError(self._mismatch(k))
         return k
+
+    def time(self, t: Time) -> Tensor:
+        """A time as f, or the condition of an event, sees it: a tensor it may look at."""
+        if isinstance(t, float):
+            return torch.scalar_tensor(t, dtype=self._time_dtype, device=self._device)
+        return t if t.dtype == self._time_dtype else t.to(self._time_dtype)  # samples' own times are kept in double precision
 
     def remember(self, t: Time, x: Tensor) -> Tensor:
         """f(t, x) without autograd, kept for the first stage of the first step, which may ask for the same."""
@@ -72,12 +78,35 @@ class Rhs:
         return f"`f` must return the dtype of x, {self.dtype}, got {k.dtype}; convert x0 or the parameters of f"
 
 
+def coupled(f: Field, t: Time, image: Tensor, leaf: Tensor) -> bool:
+    """Whether samples of image = f(t, leaf) depend on each other; found once a march.
+
+    Asked at the state and, because a product such as xᵢ·xⱼ hides at zeros, once more beside it.
+    """
+    if not image.requires_grad:
+        return False
+    if isinstance(f, Rhs) and f.coupled is not None:
+        return f.coupled
+    found = is_coupled(image, leaf)
+    if not found and leaf.ndim > 1 and len(leaf) > 1:
+        generator = torch.Generator().manual_seed(0)
+        noise = torch.randn(leaf.shape, generator=generator, dtype=torch.float64).to(leaf)
+        beside = (leaf.detach() + 1e-3 * (leaf.detach().abs() + 1e-3) * noise).requires_grad_()
+        with torch.enable_grad():
+            found = is_coupled(f(t, beside), beside)
+    if isinstance(f, Rhs):
+        f.coupled = found
+    return found
+
+
 class Report(NamedTuple):
     """A time to report that lies in a step: `slot` and `theta`; where samples go their own ways, for `rows` only."""
 
     slot: int | Tensor
     theta: Time
     rows: Tensor | None = None
+    event: int | None = None
+    """Which event it is, if it is no time that was asked for; its slot is then past theirs, or -1 where steps are shared."""
 
 
 class Leg(NamedTuple):
@@ -87,6 +116,11 @@ class Leg(NamedTuple):
     t1: Time
     reports: tuple[Report, ...]
     accept: Tensor | None = None
+
+    def samples(self) -> Tensor:
+        """`accept`, which is given for each component of the state, as one flag a sample, `(B,)`."""
+        assert self.accept is not None
+        return self.accept.reshape(len(self.accept), -1)[:, 0]
 
 
 class Taken(NamedTuple):
@@ -127,14 +161,25 @@ class Problem:
     stats: Stats = field(default_factory=Stats)
     outcome: Outcome = field(default_factory=lambda: Outcome("success"))
     legs: list[Leg] = field(default_factory=list)
+    watch: Watch | None = None
+    extra: int = 0
+    """Slots past those of the times, for events of samples on their own."""
+    stopped: Tensor | None = None
+    """Which samples met a terminal event, `(B, 1, …)`."""
 
     def march(self, x0: Tensor) -> Iterator[Taken]:
         """Take the steps, yielding each accepted one; `stats`, `outcome` and `legs` are filled on the way."""
         self.legs = []
-        for taken in self.control.march(self, x0):
+        if self.watch is not None:
+            self.watch.begin(x0)
+        for step in self.control.march(self, x0):
+            taken, over = (step, False) if self.watch is None else self.watch.see(step)
             self.legs.append(taken.leg)
             yield taken
+            if over:
+                break
         self.stats.evaluations = self.f.evaluations
+        self.stats.root_iterations = self.f.root_iterations
 
     def take(self, leg: Leg, x: Tensor, state: Any = None) -> tuple[Tensor, Any, list[Tensor]]:
         """Take a known leg again: the state after it, what the scheme hands on, and the values at its reported times."""
@@ -154,7 +199,7 @@ class Outputs:
 
     def __init__(self, problem: Problem, x0: Tensor) -> None:
         self.x0 = x0
-        self.count = len(problem.times)
+        self.problem = problem
         self.values: list[Tensor] = [x0]
         self.index: list[Tensor] = []
 
@@ -170,8 +215,8 @@ class Outputs:
         """All values, `(n, *shape)`; per-sample values that were not reached are nan."""
         if not self.index:
             return torch.stack(self.values)
-        size = len(self.x0)
+        size, count = len(self.x0), len(self.problem.times) + self.problem.extra
         index = torch.cat([torch.arange(size, device=self.x0.device), *self.index])
         rows = torch.cat(self.values)
-        flat = rows.new_full((self.count * size, *rows.shape[1:]), float("nan"))
-        return flat.index_put((index,), rows).reshape(self.count, *self.x0.shape)
+        flat = rows.new_full((count * size, *rows.shape[1:]), float("nan"))
+        return flat.index_put((index,), rows).reshape(count, *self.x0.shape)

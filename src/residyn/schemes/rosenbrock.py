@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import warnings
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -12,10 +13,11 @@ import torch
 from torch import Tensor
 
 from residyn.errors import InputError
-from residyn.roots.linear import DENSE_LIMIT, DenseSolver, is_coupled, jacobian, rows_of
+from residyn.results import OutcomeKind
+from residyn.roots.linear import DENSE_LIMIT, DenseSolver, jacobian, rows_of
 from residyn.schemes.base import Field, Rational, Scheme, Step, Time
 from residyn.schemes.explicit import combine, step_size
-from residyn.schemes.problem import Rhs
+from residyn.schemes.problem import Rhs, coupled
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,7 @@ class Rosenbrock(Scheme):
 
     tableau: ClassVar[RosenbrockTableau]
     real_state: ClassVar[bool] = True
+    failure: ClassVar[OutcomeKind] = "singular"
 
     def step(self, f: Field, t0: Time, t1: Time, x: Tensor, state: Any) -> Step:
         """Take one step; `state` holds the linearisation where a step is only tried shorter."""
@@ -82,7 +85,8 @@ class Rosenbrock(Scheme):
             us.append(solve(right))
         x1 = combine(x, 1.0, tableau.b, us)
         dense = functools.partial(_dense, tableau, x, x1, us)
-        return Step(x1, lambda: combine(None, 1.0, tableau.error, [u.detach() for u in us]), dense, here)
+        failed = solve.singular.reshape(-1, *[1] * (x.ndim - 1)) if x.ndim > 1 and not here.coupled else solve.singular.any()
+        return Step(x1, lambda: combine(None, 1.0, tableau.error, [u.detach() for u in us]), dense, here, failed)
 
     def merge(self, accept: Tensor, new: Any, old: Any) -> Any:
         """Nothing: the linearisation belongs to one state."""
@@ -108,8 +112,8 @@ class _Linearised:
         with torch.enable_grad():
             leaf = x if track and x.requires_grad else x.detach().requires_grad_()
             time = _time_leaf(f, t, x)
-            slope = f(t if time is None else time, leaf)
-        self.coupled = _coupled(f, slope, leaf)
+            slope = _evaluate(f, t if time is None else time, leaf)
+        self.coupled = coupled(f, t, slope, leaf)
         n = rows_of(x, self.coupled).shape[1]
         if n > DENSE_LIMIT:
             raise InputError(
@@ -126,14 +130,11 @@ class _Linearised:
         return self.x is x
 
 
-def _coupled(f: Field, slope: Tensor, leaf: Tensor) -> bool:
-    if not slope.requires_grad:
-        return False
-    if not isinstance(f, Rhs):
-        return is_coupled(slope, leaf)
-    if f.coupled is None:
-        f.coupled = is_coupled(slope, leaf)
-    return f.coupled
+def _evaluate(f: Field, t: Time, x: Tensor) -> Tensor:
+    """f(t, x) with a time that wants a gradient; f may read it as a number, which torch would warn about."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Converting a tensor with requires_grad=True to a scalar")
+        return f(t, x)
 
 
 def _time_leaf(f: Field, t: Time, x: Tensor) -> Tensor | None:
@@ -169,7 +170,8 @@ class _DifferentiableSolver:
 
     def __init__(self, matrix: Tensor, coupled: bool) -> None:
         self.coupled = coupled
-        self.factors, self.pivots, _ = torch.linalg.lu_factor_ex(matrix)
+        self.factors, self.pivots, info = torch.linalg.lu_factor_ex(matrix)
+        self.singular = info != 0
 
     def __call__(self, r: Tensor) -> Tensor:
         rows = rows_of(r, self.coupled).unsqueeze(-1)

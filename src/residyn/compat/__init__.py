@@ -1,0 +1,1 @@
+"""Façades for code that was written against other libraries."""

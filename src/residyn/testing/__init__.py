@@ -1,0 +1,7 @@
+"""Conformance suites that ship: whoever writes a branch or a scheme has it checked against the laws the library relies on."""
+
+from residyn.testing.branches import check_step
+from residyn.testing.report import ConformanceError
+from residyn.testing.schemes import check_scheme
+
+__all__ = ["ConformanceError", "check_scheme", "check_step"]
