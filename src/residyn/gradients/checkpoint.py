@@ -67,7 +67,7 @@ class Checkpoint(GradientMode):
         outputs = Outputs(problem, x)
         for part in self._parts(legs):
             start = x
-            x, *values = checkpoint(_segment, problem, part, start, use_reentrant=False)
+            x, *values = _remembered(_segment, problem, part, start)
             sound = part if failure.finite(x) else self._before_failure(problem, part, start)
             problem.legs.extend(sound)
             for leg in sound:
@@ -86,13 +86,26 @@ class Checkpoint(GradientMode):
     def chain(self, blocks: Sequence[Callable[[Tensor], Tensor]], x: Tensor) -> Tensor:
         """Run blocks in segments."""
         for part in self._parts(blocks):
-            x = checkpoint(_run, part, x, use_reentrant=False)
+            x = _remembered(_run, part, x)
         return x
 
     def _parts(self, items: Sequence[Any]) -> list[Sequence[Any]]:
         count = self.segments or max(1, math.isqrt(len(items)))
         size = max(1, -(-len(items) // count))
         return [items[i : i + size] for i in range(0, len(items), size)]
+
+
+def _remembered(segment: Callable[..., Any], *args: Any) -> Any:
+    """A segment whose graph is made when the gradient comes back."""
+    try:
+        return checkpoint(segment, *args, use_reentrant=False)
+    except RuntimeError as error:
+        if "saved tensor hooks" not in str(error):
+            raise
+        raise InputError(
+            "`gradient` must be Replay() or Backprop() where f uses torch.func.grad and its like, got Checkpoint(), "
+            "which autograd can not combine with them"
+        ) from error
 
 
 def _values(leg: Leg, x1: Tensor, step: Any) -> list[Tensor]:

@@ -26,7 +26,6 @@ class Dependence:
         tensors: Tensors that want a gradient: those in `args` first, then parameters and what closures hold.
         in_args: How many of them come from `args`.
         shares_graph: Whether f uses tensors that were computed from leaves before the call, whose graph is walked many times.
-        is_module: Whether f is a module, whose parameters are all known.
         random: Whether f draws random numbers.
     """
 
@@ -34,7 +33,6 @@ class Dependence:
     tensors: list[Tensor] = field(default_factory=list)
     in_args: int = 0
     shares_graph: bool = False
-    is_module: bool = False
     random: bool = False
 
     @contextlib.contextmanager
@@ -56,14 +54,12 @@ class Dependence:
         Raises:
             InputError: If it did.
         """
-        if self.is_module:
-            return
-        known = {id(tensor) for tensor in [*inputs, *self.tensors]}
-        for leaf in _leaves_of(x1):
+        known = {id(tensor) for tensor in [*inputs, *self.tensors[self.in_args :]]}
+        for leaf in leaves_of(x1):
             if id(leaf) not in known:
                 raise InputError(
                     f"`f` must use the same tensors at every time, got one of shape {tuple(leaf.shape)} that it did not use at "
-                    "t[0]; hand it over in `args`, make f an nn.Module, or use gradient=Checkpoint()"
+                    "t[0]; hand it over in `args`, make f an nn.Module with it as a parameter, or use gradient=Checkpoint()"
                 )
 
 
@@ -73,29 +69,49 @@ def find_dependence(problem: Problem, x: Tensor) -> Dependence:
     found = Dependence(problem)
     _map_tensors(problem.f.args, lambda tensor: found.tensors.append(tensor) if tensor.requires_grad else None)
     found.in_args = len(found.tensors)
-    seen = {id(tensor) for tensor in found.tensors}
-    others = problem.scheme.callables()
-    for module in _modules(f, *others):
+    seen: set[int] = set()  # what is in `args` may be in a closure too, and counts again there
+    for module in _modules(f, *problem.scheme.callables()):
         for tensor in [*module.parameters(), *module.buffers()]:
             if tensor.requires_grad and tensor.is_leaf and id(tensor) not in seen:
                 seen.add(id(tensor))
                 found.tensors.append(tensor)
-    found.is_module = all(isinstance(part, nn.Module) for part in (f, *others))
-    dice = torch.get_rng_state()
+    dice = Dice(x.device)
     stand_in = x.detach().requires_grad_()
     with found.detached() as cut, torch.enable_grad():
         slope = problem.f(problem.legs[-1].t1 if problem.legs else problem.times[0], stand_in)
     cut_ids = {id(tensor) for tensor in cut} | {id(stand_in)}
-    for leaf in _leaves_of(slope):
+    for leaf in leaves_of(slope):
         if id(leaf) not in seen and id(leaf) not in cut_ids:
             seen.add(id(leaf))
             found.tensors.append(leaf)
             found.shares_graph = True
     problem.f.evaluations -= 1  # it is no part of the march
-    found.random = not torch.equal(dice, torch.get_rng_state())
+    found.random = dice.rolled()
     if found.random:
-        torch.set_rng_state(dice)
+        dice.restore()
     return found
+
+
+class Dice:
+    """The state of torch's random numbers, on the CPU and on the device of the state."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.states = self._read()
+
+    def _read(self) -> list[Tensor]:
+        states = [torch.get_rng_state()]
+        return [*states, torch.cuda.get_rng_state(self.device)] if self.device.type == "cuda" else states
+
+    def rolled(self) -> bool:
+        """Whether numbers were drawn since."""
+        return not all(map(torch.equal, self.states, self._read()))
+
+    def restore(self) -> None:
+        """Draw the same numbers again."""
+        torch.set_rng_state(self.states[0])
+        if len(self.states) > 1:
+            torch.cuda.set_rng_state(self.states[1], self.device)
 
 
 def _modules(*callables: Callable[..., Any]) -> Iterator[nn.Module]:
@@ -126,7 +142,7 @@ def _filled(cell: Any) -> bool:
         return False
 
 
-def _leaves_of(tensor: Tensor) -> Iterator[Tensor]:
+def leaves_of(tensor: Tensor) -> Iterator[Tensor]:
     """The leaves from which autograd would say a tensor was computed."""
     if tensor.grad_fn is None:
         if tensor.requires_grad:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from residyn.errors import InputError
 from residyn.gradients.backprop import Backprop
 from residyn.gradients.base import GradientMode
 from residyn.gradients.checkpoint import Checkpoint
-from residyn.gradients.dependence import Dependence, find_dependence
+from residyn.gradients.dependence import Dependence, Dice, find_dependence
 from residyn.schemes.problem import Outputs, Taken, value
 from residyn.state import inside_transform
 
@@ -44,8 +45,8 @@ class Replay(GradientMode):
     keep: int = 16 * 2**20
 
     def __post_init__(self) -> None:
-        if self.keep < 0:
-            raise InputError(f"`keep` must be a number of bytes ≥ 0, got {self.keep}")
+        if not isinstance(self.keep, int) or self.keep < 0:
+            raise InputError(f"`keep` must be a number of bytes ≥ 0, got {self.keep!r}")
 
     def march(self, problem: Problem) -> Tensor:
         """Run the first steps under autograd while their graphs are small, the others without, remembering their starts."""
@@ -53,15 +54,13 @@ class Replay(GradientMode):
             return Backprop().march(problem)
         outputs = Outputs(problem, problem.x0)
         march = problem.march(problem.x0)
-        x, room = problem.x0, self.keep
-        if room > 0:
-            weigher = _Weigher()
-            with weigher:
-                taken = next(march, None)
+        x, scales = problem.x0, _Scales(problem.x0)
+        if self.keep > 0:
+            room, taken = float(self.keep), next(march, None)
             while taken is not None:
                 x = _add(outputs, taken)
-                room -= weigher.bytes  # one leg has been weighed; the others are like it
-                if room < weigher.bytes:
+                room -= scales.weigh(x)
+                if room < scales.leg:
                     break
                 taken = next(march, None)
             if taken is None or not x.requires_grad:
@@ -75,7 +74,11 @@ class Replay(GradientMode):
         used = find_dependence(problem, x)
         first = len(outputs.values)
         tape = _Tape(problem, used, march, outputs)
-        if used.tensors or x.requires_grad:
+        if used.random and problem.control.plan(problem) is None:
+            # tries that were refused drew numbers too, and a stage may be shared by two steps: autograd alone knows which
+            for taken in march:
+                _add(outputs, taken)
+        elif used.tensors or x.requires_grad:
             reported = _Replayed.apply(tape, x, *used.tensors)  # type: ignore[no-untyped-call]
             outputs.values[first:] = [reported] if outputs.index else list(reported.unbind())
         else:
@@ -105,7 +108,8 @@ class _Tape:
     outputs: Outputs
     legs: list[Leg] = field(default_factory=list)
     starts: list[Tensor] = field(default_factory=list)
-    dice: list[Tensor] = field(default_factory=list)
+    dice: list[Dice] = field(default_factory=list)
+    late_dice: bool = False
 
 
 class _Replayed(torch.autograd.Function):
@@ -114,33 +118,64 @@ class _Replayed(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, tape: _Tape, x: Tensor, *tensors: Tensor) -> Tensor:
         outputs, first = tape.outputs, len(tape.outputs.values)
-        dice = torch.get_rng_state()
+        dice = Dice(x.device)
         for taken in tape.march:
             tape.legs.append(taken.leg)
             tape.starts.append(taken.x)
             _add(outputs, taken)
             if tape.used.random:
                 tape.dice.append(dice)
-                dice = torch.get_rng_state()
+                dice = Dice(x.device)
+        tape.late_dice = not tape.used.random and dice.rolled()
         del tape.march
         ctx.tape = tape
+        ctx.save_for_backward(x, *tensors)
         ctx.shape = x.shape
         values = outputs.values[first:]
-        if outputs.own_times:
+        if outputs.index:
             return torch.cat(values) if values else x.new_zeros(0, *x.shape[1:])
         return torch.stack(values) if values else x.new_zeros(0, *x.shape)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        with torch.no_grad():
+            pulled = _Replayed._pull_back(ctx, grad)
+        if not torch.is_grad_enabled():
+            return (None, *pulled)
+        origin = (grad, *ctx.saved_tensors)
+        once = _OnlyOnce.apply
+        return (None, *(None if item is None else once(item, *origin) for item in pulled))  # type: ignore[no-untyped-call]
+
+    @staticmethod
+    def _pull_back(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         tape: _Tape = ctx.tape
+        if tape.late_dice:
+            raise InputError(
+                "`f` must draw random numbers from t[0] on, or never, got some that it draws only later; "
+                "use gradient=Checkpoint()"
+            )
         totals: list[Tensor | None] = [None] * len(tape.used.tensors)
         flow = grad.new_zeros(ctx.shape)
         with tape.used.detached() as stand_ins:
             end = len(grad)
             for i in range(len(tape.legs) - 1, -1, -1):
                 flow, end = _pull(tape, i, flow, grad, end, stand_ins, totals)
-        return (None, flow, *totals)
+        return (flow, *totals)
+
+
+class _OnlyOnce(torch.autograd.Function):
+    """Identity, with the error that a second differentiation deserves."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, *origin: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> None:
+        raise InputError(
+            "`gradient` must be one that can be differentiated twice, got Replay(), whose graph is gone; "
+            "use gradient=Backprop() or Checkpoint()"
+        )
 
 
 def _pull(
@@ -182,33 +217,58 @@ def _dice(tape: _Tape, i: int) -> Iterator[None]:
     if not tape.used.random:
         yield
         return
-    with torch.random.fork_rng(devices=[]):
-        torch.set_rng_state(tape.dice[i])
+    now = Dice(tape.dice[i].device)
+    try:
+        tape.dice[i].restore()
         yield
+    finally:
+        now.restore()
 
 
-class _Weigher:
-    """Counts the bytes that autograd saves while it is entered."""
+class _Scales:
+    """Weighs what autograd saves of the legs of a march: the first two are looked at, the others are like the second.
 
-    def __init__(self) -> None:
-        self._seen: set[int] = set()
-        self.bytes = 1
-        self._hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, _same)
+    The graph itself is read. Hooks on saved tensors would be simpler, but f could then not use transforms of torch.func.
+    """
 
-    def _pack(self, tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in self._seen:
-            self._seen.add(storage.data_ptr())
-            self.bytes += storage.nbytes()
-        return tensor
+    def __init__(self, x0: Tensor) -> None:
+        self.leg = 1.0
+        self._legs = 0
+        self._nodes = {x0.grad_fn}
+        self._storages: set[int] = set()
 
-    def __enter__(self) -> _Weigher:
-        self._hooks.__enter__()
-        return self
+    def weigh(self, x: Tensor) -> float:
+        """Bytes saved since the state that was weighed before."""
+        self._legs += 1
+        if self._legs <= 2 or self.leg == 1.0:
+            self.leg = max(1.0, float(self._new_bytes(x)))
+        return self.leg
 
-    def __exit__(self, *exc: Any) -> None:
-        self._hooks.__exit__(*exc)
+    def _new_bytes(self, x: Tensor) -> int:
+        todo, total = [x.grad_fn], 0
+        while todo:
+            node = todo.pop()
+            if node is None or node in self._nodes:
+                continue
+            self._nodes.add(node)
+            todo += [upstream for upstream, _ in node.next_functions]
+            for tensor in _saved(node):
+                storage = tensor.untyped_storage()
+                if not tensor.is_leaf and storage.data_ptr() not in self._storages:
+                    self._storages.add(storage.data_ptr())
+                    total += storage.nbytes()
+        return total
 
 
-def _same(tensor: Tensor) -> Tensor:
-    return tensor
+def _saved(node: Any) -> list[Tensor]:
+    """The tensors that a node of autograd's graph keeps."""
+    found = list(getattr(node, "saved_tensors", ()))
+    for name in _saved_names(type(node)):  # type: ignore[arg-type]
+        value = getattr(node, name)
+        found += value if isinstance(value, (list, tuple)) else [value]
+    return [value for value in found if isinstance(value, Tensor)]
+
+
+@functools.cache
+def _saved_names(kind: type) -> tuple[str, ...]:
+    return tuple(name for name in dir(kind) if name.startswith("_saved_"))

@@ -49,9 +49,13 @@ class Rational(NamedTuple):
 
     def less_one(self, z: Tensor) -> Tensor:
         """P/Q - 1 = (P - Q)/Q, which does not cancel at z = 0 where both are 1."""
+        return z * self.less_one_over(z)
+
+    def less_one_over(self, z: Tensor) -> Tensor:
+        """(P/Q - 1)/z, with no division by z: the constant terms of P and Q are equal."""
         size = max(len(self.numerator), len(self.denominator))
         p, q = ((*c, *[0.0] * (size - len(c))) for c in (self.numerator, self.denominator))
-        difference = tuple(a - b for a, b in zip(p, q, strict=True))
+        difference = tuple(a - b for a, b in zip(p[1:], q[1:], strict=True))
         return _horner(difference, z) / _horner(self.denominator, z)
 
 
@@ -104,7 +108,7 @@ class Scheme(abc.ABC):
         return ()
 
     def merge(self, accept: Tensor, new: Any, old: Any) -> Any:
-        """What to carry where only the samples in `accept`, `(B, 1, …)`, have taken the step."""
+        """What to carry where only the samples in `accept`, `(B, 1, …)` or as x, have taken the step."""
         return None
 
     @abc.abstractmethod
@@ -115,6 +119,14 @@ class Scheme(abc.ABC):
         """R(z) - 1, without cancellation near z = 0 where R is a rational function."""
         rational = self.rational()
         return self.stability(z) - 1 if rational is None else rational.less_one(z)
+
+    def growth_over(self, z: Tensor) -> Tensor:
+        """(R(z) - 1)/z, which is 1 at 0."""
+        rational = self.rational()
+        if rational is not None:
+            return rational.less_one_over(z)
+        at_zero = z == 0
+        return torch.where(at_zero, torch.ones_like(z), self.growth(z) / torch.where(at_zero, torch.ones_like(z), z))
 
     def rational(self) -> Rational | None:
         """R as a rational function, where it is one."""

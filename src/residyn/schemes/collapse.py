@@ -10,9 +10,9 @@ from residyn.schemes.base import Scheme
 
 
 def collapse(branch: Spectral, scheme: Scheme, h: float, steps: int, x: Tensor) -> Tensor:
-    """N steps of a scheme on F(x) = A·x + b: R(hA)^N·x + ((R(hA)^N - 1)/A)·b, two changes of basis for any N.
+    """N steps of a scheme on F(x) = A·x + b: R^N·x + h·q·(1 + R + … + R^(N-1))·b with R = R(hA), q = (R - 1)/(hA).
 
-    The second factor is computed as expm1(N·log1p(R - 1))/λ where R is near 1, the form that does not cancel.
+    Two changes of basis for any N. Nothing is divided by an eigenvalue, so values and gradients are right at zero, too.
 
     Args:
         branch: A and b.
@@ -24,19 +24,24 @@ def collapse(branch: Spectral, scheme: Scheme, h: float, steps: int, x: Tensor) 
     Returns:
         The state after N steps, equal to the loop's up to rounding.
     """
-    result = branch.function(lambda values: scheme.stability(h * values) ** steps, x)
+    result = branch.function(lambda values: _powers(scheme.stability(h * values), steps)[0], x)
     if branch.offset is None:
         return result
 
     def gain(values: Tensor) -> Tensor:
         z = h * values
-        less_one = scheme.growth(z)
-        small = less_one.abs() < 0.5
-        inner = torch.where(small, less_one, torch.zeros_like(less_one))
-        total = torch.where(small, torch.expm1(steps * torch.log1p(inner)), (1 + less_one) ** steps - 1)
-        at_zero = values == 0
-        return torch.where(
-            at_zero, torch.full_like(values, h * steps), total / torch.where(at_zero, torch.ones_like(values), values)
-        )
+        return h * scheme.growth_over(z) * _powers(scheme.stability(z), steps)[1]
 
     return result + branch.function(gain, branch.offset)
+
+
+def _powers(r: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """(rⁿ, 1 + r + … + rⁿ⁻¹), by doubling: r²ᵐ = (rᵐ)², and the sum to 2m is the sum to m times 1 + rᵐ."""
+    power, total = r, torch.ones_like(r)
+    for bit in f"{n:b}"[1:]:
+        total = total * (1 + power)
+        power = power * power
+        if bit == "1":
+            total = total + power
+            power = power * r
+    return power, total

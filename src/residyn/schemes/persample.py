@@ -56,7 +56,9 @@ def march_per_sample(control: Adaptive, problem: Problem, x0: Tensor) -> Iterato
             leg, x1, state = Leg(start, end, reports), step.x, step.state
             start, magnitude = end, magnitude1
         else:
-            mask = clocks.tensor(clocks.accept, torch.bool).expand_as(x).contiguous()  # see `Stages`
+            mask = clocks.tensor(clocks.accept, torch.bool)
+            if x[0].numel() <= 16:  # short rows: written out, it is several times faster than broadcast
+                mask = mask.expand_as(x).contiguous()
             leg, x1 = Leg(start, end, reports, mask), torch.where(mask, step.x, x)
             state = scheme.merge(mask, step.state, state)
             start, magnitude = clocks.time(clocks.t), x1.detach().abs()

@@ -199,7 +199,6 @@ class Outputs:
 
     def __init__(self, problem: Problem, x0: Tensor) -> None:
         self.x0 = x0
-        self.own_times = isinstance(problem.times[0], Tensor)
         self.problem = problem
         self.values: list[Tensor] = [x0]
         self.index: list[Tensor] = []
