@@ -1,0 +1,1 @@
+"""Comparisons with peers; see `run.py`."""

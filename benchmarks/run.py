@@ -1,0 +1,57 @@
+"""Run the benchmarks and write docs/benchmarks.md:  PYTHONPATH=. python -m benchmarks.run [--quick] [NAME …]."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import platform
+import sys
+from pathlib import Path
+
+MODULES = ("solvers", "memory", "imports", "equilibrium")
+PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
+HEAD = """# Benchmarks
+
+Written by `python -m benchmarks.run`; not by hand. Both sides in one process and in turn, CPU time of the process, one thread,
+median of 7. *ratio* is the peer's cost over ours: above 1, ours is cheaper. Machines differ and are noisy; the ratios travel,
+the times do not.
+
+"""
+
+
+def table(name: str, quick: bool) -> str:
+    """One module's rows as a Markdown table, under its docstring."""
+    try:
+        module = importlib.import_module(f"benchmarks.{name}")
+        rows = module.rows(quick)
+    except ImportError as error:
+        return f"## {name}\n\nNot run: {error}.\n"
+    lines = [f"## {name}", "", (module.__doc__ or "").strip(), ""]
+    lines += ["| what | ours | peer | ratio | asked | | note |", "|---|---:|---:|---:|---:|---|---|"]
+    for row in rows:
+        asked = getattr(row, "asked", None)
+        verdict = getattr(row, "verdict", "")
+        lines.append(
+            f"| {row.name} | {row.ours:.3g} {row.unit} | {row.peer:.3g} {row.unit} | {row.ratio:.2f} | "
+            f"{'' if asked is None else f'≥ {asked:.3g}'} | {verdict} | {row.note} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def main(arguments: list[str]) -> None:
+    """Run all, or the named ones, and write the page (not with `--quick`)."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    quick = "--quick" in arguments
+    names = [name for name in arguments if not name.startswith("-")] or list(MODULES)
+    from residyn.provenance import versions
+
+    found = ", ".join(f"{key} {value}" for key, value in versions().items())
+    text = HEAD + f"{found}; {platform.machine()}, {os.cpu_count()} cores.\n\n" + "\n".join(table(name, quick) for name in names)
+    if quick or len(names) < len(MODULES):
+        sys.stdout.write(text)
+    else:
+        PAGE.write_text(text, "utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,93 @@
+"""Adaptive Dormand–Prince steps against torchdiffeq 0.2.5, eager, at equal tolerances; run by `python -m benchmarks.run`.
+
+256 Lotka–Volterra systems forwards, and a 2-64-64-2 tanh network forwards and backwards with the default gradient mode.
+"""
+
+from __future__ import annotations
+
+import torch
+import torchdiffeq
+from torch import Tensor, nn
+
+import residyn as rd
+from benchmarks.harness import Row, in_turn
+
+
+def lotka_volterra(t: Tensor, z: Tensor) -> Tensor:
+    """Prey and predators."""
+    x, y = z[..., 0], z[..., 1]
+    return torch.stack((1.5 * x - x * y, x * y - 3.0 * y), -1)
+
+
+def forward(repeat: int) -> Row:
+    """256 systems, rtol = atol = 1e-6, double precision."""
+    z = torch.rand(256, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 2 + 0.5
+    t = torch.tensor([0.0, 10.0], dtype=torch.float64)
+    control = rd.Adaptive(rtol=1e-6, atol=1e-6)
+
+    def ours() -> Tensor:
+        return rd.solve(lotka_volterra, z, t, control=control).x[-1]
+
+    def peer() -> Tensor:
+        return torchdiffeq.odeint(lotka_volterra, z, t, rtol=1e-6, atol=1e-6, method="dopri5")[-1]
+
+    truth = rd.solve(lotka_volterra, z, t, scheme=rd.Dopri8(), control=rd.Adaptive(rtol=1e-12, atol=1e-12)).x[-1]
+    errors = [float((side() - truth).abs().max()) for side in (ours, peer)]
+    mine, theirs, spread = in_turn(ours, peer, repeat)
+    note = f"ratios {spread}; largest error {errors[0]:.1e}, peer {errors[1]:.1e}"
+    return Row("Dopri5, 256 Lotka–Volterra systems, float64", 1e3 * mine, 1e3 * theirs, "ms", 3.0, note)
+
+
+def training(batch: int, dtype: torch.dtype, repeat: int, *, adjoint: bool = False) -> Row:
+    """Forwards and backwards through a small network."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(2, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 2)).to(dtype)
+    x0 = torch.randn(batch, 2, dtype=dtype, requires_grad=True)
+    t = torch.tensor([0.0, 2.0, 4.0], dtype=dtype)
+    tol = 1e-6 if dtype == torch.float64 else 1e-5
+    field, control = rd.autonomous(net), rd.Adaptive(rtol=tol, atol=tol)
+
+    class Field(nn.Module):
+        """The network as torchdiffeq wants it."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = net
+
+        def forward(self, t: Tensor, x: Tensor) -> Tensor:
+            return self.net(x)
+
+    other = Field()
+    odeint = torchdiffeq.odeint_adjoint if adjoint else torchdiffeq.odeint
+
+    def ours() -> None:
+        net.zero_grad()
+        rd.solve(field, x0, t, control=control).x.pow(2).sum().backward()
+
+    def peer() -> None:
+        net.zero_grad()
+        odeint(other, x0, t, rtol=tol, atol=tol, method="dopri5").pow(2).sum().backward()
+
+    mine, theirs, spread = in_turn(ours, peer, repeat)
+    name = f"Dopri5 and its gradient, tanh MLP 2-64-64-2, batch {batch}, {str(dtype)[6:]}" + (", peer odeint_adjoint" if adjoint else "")
+    return Row(name, 1e3 * mine, 1e3 * theirs, "ms", None if adjoint else 1.5, f"ratios {spread}")
+
+
+def per_sample(repeat: int) -> Row:
+    """Steps a sample against shared steps, both ours."""
+    z = torch.rand(256, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 2 + 0.5
+    t = [0.0, 10.0]
+
+    def run(own: bool) -> None:
+        rd.solve(lotka_volterra, z, t, control=rd.Adaptive(rtol=1e-6, atol=1e-6, per_sample=own))
+
+    own, joint, spread = in_turn(lambda: run(True), lambda: run(False), repeat)
+    return Row("Steps a sample (ours) against shared steps (ours too)", 1e3 * own, 1e3 * joint, "ms", 1 / 1.3, f"ratios {spread}")
+
+
+def rows(quick: bool) -> list[Row]:
+    """The table."""
+    repeat = 1 if quick else 7
+    table = [forward(repeat)]
+    table += [training(batch, dtype, repeat) for batch in (32, 256) for dtype in (torch.float32, torch.float64)]
+    return [*table, training(256, torch.float32, repeat, adjoint=True), per_sample(repeat)]
