@@ -33,7 +33,7 @@ class Row:
 
 
 def in_turn(ours: Callable[[], object], peer: Callable[[], object], repeat: int = 7) -> tuple[float, float, str]:
-    """Median CPU seconds of both sides, run A B A B …, after one run of each that does not count; and the spread of the ratio."""
+    """Median CPU seconds of both sides, run in turn after one run of each that does not count; and the spread of the ratio."""
     torch.set_num_threads(1)
     ours(), peer()
     times: tuple[list[float], list[float]] = ([], [])

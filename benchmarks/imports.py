@@ -23,10 +23,11 @@ def wall(code: list[str], repeat: int) -> float:
 def rows(quick: bool) -> list[Row]:
     """The table; here `peer` is the limit asked for, so that a ratio of 1 or more reaches it."""
     repeat = 1 if quick else 7
-    torch = wall(["-c", "import torch"], repeat)
-    core = wall(["-c", "import torch, residyn as rd; rd.solve; rd.Residual; rd.max_stable_step"], repeat)
+    clock = "import time, torch; s = time.perf_counter(); import residyn as rd; rd.solve, rd.Residual, rd.max_stable_step"
+    command = [sys.executable, "-c", f"{clock}; print(time.perf_counter() - s)"]
+    runs = [float(subprocess.run(command, check=True, capture_output=True).stdout) for _ in range(repeat)]
     help_ = wall(["-m", "residyn", "--help"], repeat)
     return [
-        Row("`import residyn`, core loaded, on top of `import torch`; limit 0.3 s", max(core - torch, 1e-3), 0.3, "s", 1.0),
+        Row("`import residyn`, core loaded, on top of `import torch`; limit 0.3 s", statistics.median(runs), 0.3, "s", 1.0),
         Row("`residyn --help`; limit 0.5 s", help_, 0.5, "s", 1.0),
     ]

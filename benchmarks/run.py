@@ -24,7 +24,7 @@ def table(name: str, quick: bool) -> str:
     try:
         module = importlib.import_module(f"benchmarks.{name}")
         rows = module.rows(quick)
-    except ImportError as error:
+    except (ImportError, SystemExit) as error:
         return f"## {name}\n\nNot run: {error}.\n"
     lines = [f"## {name}", "", (module.__doc__ or "").strip(), ""]
     lines += ["| what | ours | peer | ratio | asked | | note |", "|---|---:|---:|---:|---:|---|---|"]
@@ -46,7 +46,9 @@ def main(arguments: list[str]) -> None:
     from residyn.provenance import versions
 
     found = ", ".join(f"{key} {value}" for key, value in versions().items())
-    text = HEAD + f"{found}; {platform.machine()}, {os.cpu_count()} cores.\n\n" + "\n".join(table(name, quick) for name in names)
+    text = (
+        HEAD + f"{found}; {platform.machine()}, {os.cpu_count()} cores.\n\n" + "\n".join(table(name, quick) for name in names)
+    )
     if quick or len(names) < len(MODULES):
         sys.stdout.write(text)
     else:
