@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
 import os
 import platform
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
-MODULES = ("solvers", "memory", "imports", "equilibrium")
+MODULES = ("solvers", "memory", "imports", "spectral_norm", "equilibrium")
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 HEAD = """# Benchmarks
 
@@ -23,6 +26,8 @@ def table(name: str, quick: bool) -> str:
     """One module's rows as a Markdown table, under its docstring."""
     try:
         module = importlib.import_module(f"benchmarks.{name}")
+        if not hasattr(module, "rows"):
+            return f"## {name}\n\n{(module.__doc__ or '').strip()}\n\n```text\n{printed(module.main)}```\n"
         rows = module.rows(quick)
     except (ImportError, SystemExit) as error:
         return f"## {name}\n\nNot run: {error}.\n"
@@ -36,6 +41,14 @@ def table(name: str, quick: bool) -> str:
             f"{'' if asked is None else f'≥ {asked:.3g}'} | {verdict} | {row.note} |"
         )
     return "\n".join(lines) + "\n"
+
+
+def printed(job: Callable[[], object]) -> str:
+    """What a job prints."""
+    page = io.StringIO()
+    with contextlib.redirect_stdout(page):
+        job()
+    return page.getvalue()
 
 
 def main(arguments: list[str]) -> None:
