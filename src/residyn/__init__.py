@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from residyn.analysis import log_norm, max_stable_step, spectral_norm, spectrum
+    from residyn.analysis import constrain, lipschitz, log_norm, max_stable_step, operator_norm, spectral_norm, spectrum
     from residyn.branch import autonomous
-    from residyn.errors import InputError, MissingExtraError, ResidynError, SolveError
+    from residyn.errors import InputError, ResidynError, SolveError
     from residyn.flow import Equilibrium, Flow, Solution, solve
     from residyn.gradients import Adjoint, Backprop, Checkpoint, Implicit, Replay
-    from residyn.results import Estimate, Finding, Outcome, Result
-    from residyn.roots import Anderson, FixedPoint, Newton
+    from residyn.results import Estimate, Finding, Result
+    from residyn.roots import Anderson, Newton
     from residyn.schemes import (
         RK4,
         Adaptive,
@@ -36,13 +36,13 @@ if TYPE_CHECKING:
     from residyn.step import Residual, Stack
 
 _HOMES = {
-    "residyn.analysis": ("log_norm", "max_stable_step", "spectral_norm", "spectrum"),
+    "residyn.analysis": ("constrain", "lipschitz", "log_norm", "max_stable_step", "operator_norm", "spectral_norm", "spectrum"),
     "residyn.branch": ("autonomous",),
-    "residyn.errors": ("InputError", "MissingExtraError", "ResidynError", "SolveError"),
+    "residyn.errors": ("InputError", "ResidynError", "SolveError"),
     "residyn.flow": ("Equilibrium", "Flow", "Solution", "solve"),
     "residyn.gradients": ("Adjoint", "Backprop", "Checkpoint", "Implicit", "Replay"),
-    "residyn.results": ("Estimate", "Finding", "Outcome", "Result"),
-    "residyn.roots": ("Anderson", "FixedPoint", "Newton"),
+    "residyn.results": ("Estimate", "Finding", "Result"),
+    "residyn.roots": ("Anderson", "Newton"),
     "residyn.schemes": (
         "RK4",
         "Adaptive",
@@ -63,8 +63,8 @@ _HOMES = {
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 _SUBPACKAGES = frozenset(
     (
-        "analysis atlas branch calibrate compat dynamics errors flow gradients interpolation inverse nets report results roots "
-        "schemes step testing"
+        "analysis atlas branch calibrate compat dynamics errors flow gradients interpolation inverse nets report results "
+        "roots schemes step testing"
     ).split()
 )
 
@@ -84,16 +84,13 @@ __all__ = [
     "Event",
     "Finding",
     "Fixed",
-    "FixedPoint",
     "Flow",
     "Heun",
     "Implicit",
     "InputError",
     "Kvaerno5",
     "Midpoint",
-    "MissingExtraError",
     "Newton",
-    "Outcome",
     "Replay",
     "Residual",
     "ResidynError",
@@ -104,8 +101,11 @@ __all__ = [
     "Stack",
     "Tsit5",
     "autonomous",
+    "constrain",
+    "lipschitz",
     "log_norm",
     "max_stable_step",
+    "operator_norm",
     "solve",
     "spectral_norm",
     "spectrum",
