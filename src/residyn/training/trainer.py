@@ -67,7 +67,7 @@ class _Place:
 class Trainer:
     """Train a model: minimise the mean of a loss over the data, w⁺ = w - η_k·AdamW(∇loss).
 
-    Runs as it stands on one process, and under `torchrun` on many (the weights of a sharded model are then those of `weights()`).
+    Runs as it stands on one process, and under `torchrun` on many (a sharded model then has its weights in `weights()`).
     With `checkpoint` a run that was killed at any point goes on from its last checkpoint when it is started again, and on one
     process comes to the weights it would have had, bit for bit: the order of the data, every generator, the optimiser and the
     schedule are restored. On Ctrl-C the step is finished and a checkpoint written first.
