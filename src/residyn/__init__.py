@@ -64,7 +64,7 @@ _HOME = {name: module for module, names in _HOMES.items() for name in names}
 _SUBPACKAGES = frozenset(
     (
         "analysis atlas branch calibrate compat dynamics errors flow gradients interpolation inverse nets report results roots "
-        "schemes step testing"
+        "protein schemes step testing"
     ).split()
 )
 
