@@ -6,7 +6,7 @@ The names below load on first use, so that `import residyn` costs nothing and th
 from __future__ import annotations
 
 import importlib
-import pkgutil
+import os
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -62,7 +62,9 @@ _HOMES = {
     "residyn.step": ("Residual", "Stack"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
-_SUBPACKAGES = frozenset(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
+_SUBPACKAGES = frozenset(
+    name.removesuffix(".py") for name in os.listdir(__path__[0]) if name[0] not in "_." and name != "py.typed"
+)
 
 __all__ = [
     "RK4",
