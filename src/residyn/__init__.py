@@ -6,6 +6,7 @@ The names below load on first use, so that `import residyn` costs nothing and th
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -16,8 +17,8 @@ if TYPE_CHECKING:
     from residyn.errors import InputError, ResidynError, SolveError
     from residyn.flow import Equilibrium, Flow, Solution, solve
     from residyn.gradients import Adjoint, Backprop, Checkpoint, Implicit, Replay
-    from residyn.results import Estimate, Finding, Result
-    from residyn.roots import Anderson, Newton
+    from residyn.results import Estimate
+    from residyn.roots import Anderson, FixedPoint, Newton
     from residyn.schemes import (
         RK4,
         Adaptive,
@@ -41,8 +42,8 @@ _HOMES = {
     "residyn.errors": ("InputError", "ResidynError", "SolveError"),
     "residyn.flow": ("Equilibrium", "Flow", "Solution", "solve"),
     "residyn.gradients": ("Adjoint", "Backprop", "Checkpoint", "Implicit", "Replay"),
-    "residyn.results": ("Estimate", "Finding", "Result"),
-    "residyn.roots": ("Anderson", "Newton"),
+    "residyn.results": ("Estimate",),
+    "residyn.roots": ("Anderson", "FixedPoint", "Newton"),
     "residyn.schemes": (
         "RK4",
         "Adaptive",
@@ -62,10 +63,7 @@ _HOMES = {
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 _SUBPACKAGES = frozenset(
-    (
-        "analysis atlas branch calibrate compat dynamics errors flow gradients interpolation inverse nets report results "
-        "roots schemes step testing"
-    ).split()
+    name.removesuffix(".py") for name in os.listdir(__path__[0]) if name[0] not in "_." and name != "py.typed"
 )
 
 __all__ = [
@@ -82,8 +80,8 @@ __all__ = [
     "Estimate",
     "Euler",
     "Event",
-    "Finding",
     "Fixed",
+    "FixedPoint",
     "Flow",
     "Heun",
     "Implicit",
@@ -94,7 +92,6 @@ __all__ = [
     "Replay",
     "Residual",
     "ResidynError",
-    "Result",
     "Rodas5P",
     "Solution",
     "SolveError",
