@@ -77,7 +77,7 @@ class Fixed(Control):
                 problem.outcome, _ = failure.first_non_finite(problem, legs[since : i + 1], sure)
                 return
             problem.stats.accepted += 1
-            yield Taken(leg, x, step.x, step)
+            yield Taken(leg, x, step.x, step, state)
             x, state = step.x, step.state
             if leg.reports:
                 since, sure = i + 1, x
@@ -195,7 +195,7 @@ class Adaptive(Control):
                 while slot < len(times) and (times[slot] <= t1 if forward else times[slot] >= t1):
                     reports.append(Report(slot, 1.0 if times[slot] == t1 else (times[slot] - t) / (t1 - t)))
                     slot += 1
-                yield Taken(Leg(t, t1, tuple(reports)), x, step.x, step)
+                yield Taken(Leg(t, t1, tuple(reports)), x, step.x, step, state)
                 broke = 0.0
                 t, x, state, magnitude, previous = t1, step.x, step.state, magnitude1, max(ratio, 1e-10)
                 if slot == len(times):

@@ -52,6 +52,7 @@ def march_per_sample(control: Adaptive, problem: Problem, x0: Tensor) -> Iterato
             reports = clocks.judge(_mean_square(error.div_(scale)).cpu().double().numpy())
         stats.accepted += clocks.all_accepted
         stats.rejected += not clocks.all_accepted
+        before = state
         if clocks.all_accepted:
             leg, x1, state = Leg(start, end, reports), step.x, step.state
             start, magnitude = end, magnitude1
@@ -62,7 +63,7 @@ def march_per_sample(control: Adaptive, problem: Problem, x0: Tensor) -> Iterato
             leg, x1 = Leg(start, end, reports, mask), torch.where(mask, step.x, x)
             state = scheme.merge(mask, step.state, state)
             start, magnitude = clocks.time(clocks.t), x1.detach().abs()
-        yield Taken(leg, x, x1, step)
+        yield Taken(leg, x, x1, step, before)
         x = x1
         if problem.stopped is not None:
             clocks.stop(problem.stopped)

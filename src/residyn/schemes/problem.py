@@ -124,12 +124,13 @@ class Leg(NamedTuple):
 
 
 class Taken(NamedTuple):
-    """A leg as it was taken: where it began, and what the scheme returned."""
+    """A leg as it was taken: where it began, what the scheme returned, and what it had been handed for it."""
 
     leg: Leg
     x: Tensor
     x1: Tensor
     step: Step
+    state: Any = None
 
 
 @dataclass
