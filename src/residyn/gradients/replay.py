@@ -55,7 +55,8 @@ class Replay(GradientMode):
             return Backprop().march(problem)
         outputs = Outputs(problem, problem.x0)
         march = problem.march(problem.x0)
-        x, memory, scales = problem.x0, (), _Scales(problem.x0)
+        x, scales = problem.x0, _Scales(problem.x0)
+        memory: tuple[Tensor, ...] = ()
         if self.keep > 0:
             room, taken = float(self.keep), next(march, None)
             while taken is not None:
@@ -197,6 +198,7 @@ def _pull(
     start = [item.detach().requires_grad_() for item in (tape.starts[i], *tape.memories[i])]
     with _dice(tape, i), torch.enable_grad():
         x1, memory, values = _again(tape, i, start)
+    assert flow[0] is not None
     ends, weights = [x1], [flow[0]]
     for item, weight in zip(memory, flow[1:], strict=False):  # none is known at the end of the last leg
         if weight is not None and item.requires_grad:

@@ -18,7 +18,7 @@ from residyn.roots.differentiate import Pullback, implicit_gradient
 from residyn.roots.linear import DENSE_LIMIT, DenseSolver, forward_product, gmres, jacobian, rows_of
 from residyn.schemes.base import Field, Rational, Scheme, Step, Time
 from residyn.schemes.explicit import combine, step_size
-from residyn.schemes.problem import Rhs, coupled
+from residyn.schemes.problem import Rhs, coupled, evaluate_once
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ class Linearisation:
     def __init__(self, f: Field, t: Time, x: Tensor) -> None:
         self.leaf = x.detach().requires_grad_()
         with torch.enable_grad():
-            self.image = f(t, self.leaf)
+            self.image = evaluate_once(f, t, self.leaf, "an implicit scheme")
         self.coupled = coupled(f, t, self.image, self.leaf)
         self.size = rows_of(x, self.coupled).shape[1]
         self._matrix: Tensor | None = None

@@ -17,7 +17,7 @@ from residyn.results import OutcomeKind
 from residyn.roots.linear import DENSE_LIMIT, DenseSolver, jacobian, rows_of
 from residyn.schemes.base import Field, Rational, Scheme, Step, Time
 from residyn.schemes.explicit import combine, step_size
-from residyn.schemes.problem import Rhs, coupled
+from residyn.schemes.problem import Rhs, coupled, evaluate_once
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def _evaluate(f: Field, t: Time, x: Tensor) -> Tensor:
     """f(t, x) with a time that wants a gradient; f may read it as a number, which torch would warn about."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Converting a tensor with requires_grad=True to a scalar")
-        return f(t, x)
+        return evaluate_once(f, t, x, "Rodas5P")
 
 
 def _time_leaf(f: Field, t: Time, x: Tensor) -> Tensor | None:
