@@ -74,6 +74,12 @@ def rope(**more):
     return sizes(num_key_value_heads=2, **more)
 
 
+def _residyn():
+    from residyn.nets import MLP, ResNet
+
+    return ResNet(nn.Linear(8, 8), [MLP(8, 8, 8) for _ in range(5)], nn.Linear(8, 3))
+
+
 SEQ, IMG = (lambda: torch.randn(2, 6, 8)), (lambda: torch.randn(2, 3, 16, 16))
 VIT = sizes(image_size=32, patch_size=8)
 FEATURES = functools.partial(nn.Conv2d, 3, 8, 3, 1, 1)
@@ -260,7 +266,7 @@ TABLE = {
         lambda: pixels(64),
         blocks=8,
     ),
-    "CvT": hub("Cvt", {"embed_dim": [8, 16, 16], "num_heads": [1, 2, 2], "depth": [1, 1, 3]}, lambda: pixels(64), blocks=10),
+    "CvT": hub("Cvt", {"embed_dim": [8, 16, 16], "num_heads": [1, 2, 2], "depth": [1, 2, 3]}, lambda: pixels(64), blocks=12),
     "PVT v2": hub(
         "PvtV2",
         {"image_size": 64, "hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 1, 1], "num_attention_heads": [1, 1, 2, 2]},
@@ -397,7 +403,7 @@ TABLE = {
         lambda: N.Fn(lambda s, x: x + N.Double.apply(x.relu(), s.w), w=nn.Parameter(torch.randn(8, 8))), SEQ, blocks=1
     ),
     "scripted": own(lambda: torch.jit.trace(nn.Sequential(N.Mixer(), N.Mixer()).eval(), torch.randn(2, 6, 8)), SEQ, blocks=4),
-    "residyn.ResNet": own(lambda: _residyn(), SEQ, blocks=5),
+    "residyn.ResNet": own(_residyn, SEQ, blocks=5),
     # --- written here: not residual ------------------------------------------------------------------------------------------
     "VGG": own(
         lambda: nn.Sequential(N.conv(3, 8), nn.ReLU(), N.conv(8, 8), nn.ReLU(), nn.MaxPool2d(2), N.conv(8, 16)), IMG, blocks=0
@@ -411,12 +417,6 @@ TABLE = {
     "LSTM": own(lambda: nn.LSTM(8, 8, 2), SEQ, blocks=0),
     "LoRA": own(N.LoRA, lambda: torch.randn(2, 16), blocks=0),
 }
-
-
-def _residyn():
-    from residyn.nets import MLP, ResNet
-
-    return ResNet(nn.Linear(8, 8), [MLP(8, 8, 8) for _ in range(5)], nn.Linear(8, 3))
 
 
 NEEDS = {"EfficientNet-Lite0": "efficientnet_lite_pytorch"}
