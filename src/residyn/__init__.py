@@ -63,8 +63,8 @@ _HOMES = {
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 _SUBPACKAGES = frozenset(
     (
-        "analysis atlas branch calibrate compat dynamics errors flow gradients interpolation inverse nets report results roots "
-        "schemes step testing"
+        "analysis atlas audit branch calibrate compat dynamics errors flow gradients interpolation inverse nets report results "
+        "roots schemes step testing"
     ).split()
 )
 

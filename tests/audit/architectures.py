@@ -186,7 +186,7 @@ TABLE = {
         },
         tokens,
         blocks=10,
-    ),  # fmt: skip
+    ),
     "Whisper": hub(
         "Whisper",
         {
@@ -208,7 +208,7 @@ TABLE = {
         },
         lambda: {"input_features": torch.randn(2, 8, 40), "decoder_input_ids": tokens()["input_ids"]},
         blocks=10,
-    ),  # fmt: skip
+    ),
     # --- images --------------------------------------------------------------------------------------------------------
     "ViT": hub("ViT", VIT, pixels, blocks=6),
     "DeiT": hub("DeiT", VIT, pixels, blocks=6),
@@ -361,7 +361,7 @@ TABLE = {
             pixels(64),
         ),
         14,
-    ),  # fmt: skip
+    ),
     # --- written here: residual --------------------------------------------------------------------------------------------
     "ResNet, own": own(lambda: nn.Sequential(FEATURES(), N.Basic(8, 8), N.Basic(8, 16, 2), N.Basic(16, 16)), IMG, blocks=3),
     "ResNet, option A": own(

@@ -32,6 +32,7 @@ class Sum:
         kind: What happens to source on its way to skip.
         conditions: Why it might not be a block after all, to be decided when all sums are known.
         nodes: All operations of the block, when several sums share the skip.
+        places: For each of them, which term is the skip, or the sum so far.
     """
 
     node: int
@@ -42,6 +43,7 @@ class Sum:
     kind: Kind
     conditions: set[str] = field(default_factory=set)
     nodes: list[int] = field(default_factory=list)
+    places: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,8 @@ class Finder:
             return None
         if step.sliced and step.weights:
             return None  # a part of the input, projected: the input of a recurrence, not a skip
-        found = Sum(index, step.value, skip, working, node.outputs[0], step.kind, nodes=[index])
+        found = Sum(index, step.value, skip, working, node.outputs[0], step.kind)
+        found.nodes, found.places = [index], [node.terms.index(skip)]
         if all(self._gate(step.value, b) for b in working):
             found.kind = "elementwise"
             self.gates.append(found)
@@ -170,6 +173,7 @@ class Finder:
                 block.branches.append(other)
                 block.out = node.outputs[0]
                 block.nodes.append(index)
+                block.places.append(node.terms.index(inner))
                 self.made[block.out] = block
                 return True
         return False
@@ -216,7 +220,12 @@ class Finder:
             yield _Step(live[0], **{**more, "resampled": True}, weights=s.weights, cost=s.cost)
         elif node.op in operations.ACTIVATIONS and s.weights and len(live) == 1:
             yield _Step(live[0], **more, weights=s.weights, cost=s.cost)
-        elif operations.mixes(node.op) and len(live) == 1 and s.weights == 0 and ("linear" in node.op or "conv" in node.op or "mm" in node.op):
+        elif (
+            operations.mixes(node.op)
+            and len(live) == 1
+            and s.weights == 0
+            and ("linear" in node.op or "conv" in node.op or "mm" in node.op)
+        ):
             yield _Step(live[0], **more, weights=1, cost=s.cost + node.cost)
         elif node.op in ("add", "sub") and len(into) == 2 and len(live) == 1:  # a bias added by hand
             yield _Step(live[0], **more, weights=s.weights, cost=s.cost)

@@ -1,4 +1,4 @@
-"""A forward pass as a graph: values (tensors, a new one after each write in place), the operations between them, module calls."""
+"""A forward pass as a graph: tensors (a new one after each write in place), operations between them, module calls."""
 
 from __future__ import annotations
 

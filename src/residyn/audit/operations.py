@@ -6,21 +6,24 @@ import functools
 from typing import Any
 
 SAME = frozenset(
-    "view reshape view_as reshape_as flatten unflatten permute transpose t T mT H mH movedim moveaxis swapaxes swapdims squeeze "
-    "unsqueeze expand expand_as broadcast_to contiguous clone detach to type type_as float half bfloat16 double cuda cpu dropout "
-    "dropout1d dropout2d dropout3d feature_dropout alpha_dropout feature_alpha_dropout native_dropout identity alias positive "
-    "data real conj resolve_conj _to_copy _unsafe_view unsafeview lift_fresh roll flip numpy_T atleast_2d atleast_3d "
-    "pin_memory requires_grad to_dense as_strided _reshape_alias reshapealias _conj copy tocopy".split()
+    "view reshape view_as reshape_as flatten unflatten permute transpose t T mT H mH movedim moveaxis swapaxes "
+    "swapdims squeeze unsqueeze expand expand_as broadcast_to contiguous clone detach to type type_as float half "
+    "bfloat16 double cuda cpu dropout dropout1d dropout2d dropout3d feature_dropout alpha_dropout "
+    "feature_alpha_dropout native_dropout identity alias positive data real conj resolve_conj _to_copy _unsafe_view "
+    "unsafe_view to_copy reshape_alias lift_fresh roll flip numpy_T atleast_2d atleast_3d pin_memory requires_grad "
+    "to_dense as_strided _reshape_alias _conj copy alias_copy".split()
 )
 """The same numbers, perhaps in another place or precision."""
 
 RESAMPLE = frozenset(
-    "avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d max_pool1d max_pool2d max_pool3d "
-    "max_pool2d_with_indices adaptive_max_pool1d adaptive_max_pool2d interpolate upsample upsample_nearest2d upsample_bilinear2d "
-    "upsample_nearest upsample_bilinear pad constant_pad_nd reflection_pad2d replication_pad2d pixel_shuffle pixel_unshuffle "
-    "repeat repeat_interleave tile channel_shuffle lp_pool2d".split()
+    "avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d max_pool1d "
+    "max_pool2d max_pool3d max_pool2d_with_indices adaptive_max_pool1d adaptive_max_pool2d interpolate upsample "
+    "upsample_nearest2d upsample_bilinear2d upsample_nearest upsample_bilinear pad constant_pad_nd reflection_pad2d "
+    "replication_pad2d pixel_shuffle pixel_unshuffle repeat repeat_interleave tile channel_shuffle lp_pool2d".split()
 )
 """The same signal on another grid; averages and maxima of windows mix as well."""
+
+PARTS = frozenset("select narrow slice chunk split unbind tensor_split index_select split_with_sizes".split())
 
 POOLS = frozenset(name for name in RESAMPLE if "pool" in name) | {"interpolate"}
 
@@ -30,21 +33,29 @@ NORMS = frozenset(
 )
 
 ACTIVATIONS = frozenset(
-    "relu relu6 gelu silu sigmoid tanh hardtanh leaky_relu elu selu celu mish softplus hardswish hardsigmoid prelu clamp".split()
+    "relu relu6 gelu silu sigmoid tanh hardtanh leaky_relu elu selu celu mish softplus hardswish hardsigmoid prelu "
+    "clamp".split()
 )
 
-_MIXING = (
-    "linear", "conv", "matmul", "mm", "bmm", "addmm", "baddbmm", "addbmm", "addmv", "mv", "einsum", "tensordot", "bilinear",
-    "attention", "lstm", "gru", "rnn", "fft", "stft", "bmm", "sparse", "spmm", "scatter", "index_add", "embedding_bag", "grid_sample",
-    "kron", "cdist", "qlinear", "thnn_conv", "slow_conv", "mkldnn", "inner", "chain_matmul", "multi_head", "unknown",
-)  # fmt: skip
+_MIXING = tuple(
+    "linear conv matmul mm bmm addmm baddbmm addbmm addmv mv einsum tensordot bilinear attention lstm gru rnn fft "
+    "stft sparse spmm scatter index_add embedding_bag grid_sample kron cdist qlinear thnn_conv slow_conv mkldnn inner "
+    "chain_matmul multi_head unknown".split()
+)
 
-NAMES = {
-    "__iadd__": "add", "__add__": "add", "__radd__": "add", "__isub__": "sub", "__sub__": "sub", "__rsub__": "rsub", "rsub": "rsub",
-    "__mul__": "mul", "__rmul__": "mul", "__imul__": "mul", "multiply": "mul", "true_divide": "div", "divide": "div", "__rdiv__": "rdiv",
-    "__rtruediv__": "rdiv", "__truediv__": "div", "__itruediv__": "div", "__idiv__": "div", "subtract": "sub", "__rmatmul__": "matmul",
-    "__matmul__": "matmul", "__getitem__": "getitem", "__setitem__": "setitem", "__pow__": "pow", "silu_": "silu",
-}  # fmt: skip
+_SPELLINGS = {
+    "add": "__iadd__ __add__ __radd__",
+    "sub": "__isub__ __sub__ subtract",
+    "rsub": "__rsub__",
+    "mul": "__mul__ __rmul__ __imul__ multiply",
+    "div": "true_divide divide __truediv__ __itruediv__ __idiv__",
+    "rdiv": "__rdiv__ __rtruediv__",
+    "matmul": "__rmatmul__ __matmul__",
+    "getitem": "__getitem__",
+    "setitem": "__setitem__",
+    "pow": "__pow__",
+}
+NAMES = {spelling: name for name, spellings in _SPELLINGS.items() for spelling in spellings.split()}
 
 SUMS = frozenset("add sub rsub lerp addcmul addcdiv addmm baddbmm addbmm addmv addr add_relu".split())
 
@@ -65,6 +76,17 @@ def name_of(function: Any) -> str:
     name = NAMES.get(name, name)
     stripped = name.rstrip("_") if not name.startswith("__") else name
     return NAMES.get(stripped, stripped) or name
+
+
+def writes(function: Any) -> bool:
+    """Whether a torch function writes into its first argument.
+
+    >>> import torch
+    >>> writes(torch.Tensor.add_), writes(torch.Tensor.add), writes(torch.Tensor.__setitem__)
+    (True, False, True)
+    """
+    name = str(getattr(function, "__name__", "")).partition(".")[0]
+    return name.endswith("_") and (not name.endswith("__") or name == "__setitem__" or name.startswith("__i"))
 
 
 @functools.cache
@@ -91,7 +113,9 @@ def indexing(index: Any, shape: tuple[int, ...]) -> str:
         axes = [*axes[:place], *[slice(None)] * missing, *axes[place + 1 :]]
     form = "same"
     for part, size in zip(axes, shape, strict=False):
-        if not isinstance(part, slice) or any(bound is not None and not isinstance(bound, int) for bound in (part.start, part.stop)):
+        if not isinstance(part, slice) or any(
+            bound is not None and not isinstance(bound, int) for bound in (part.start, part.stop)
+        ):
             return "slice"
         start, stop, step = part.indices(size)
         if step == 1 and (start, stop) != (0, size):

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
@@ -23,6 +22,7 @@ _LEAVING = {"numpy", "tolist", "__array__"}
 def tensors(tree: Any, depth: int = 0) -> Iterator[Tensor]:
     """The tensors in what a model takes or returns: nested tuples, lists, mappings and dataclasses.
 
+    >>> import torch
     >>> [t.item() for t in tensors({"a": torch.tensor(1), "b": [torch.tensor(2), None]})]
     [1, 2]
     """
@@ -60,11 +60,16 @@ class Recorder:
         self.stack: list[int] = []
         self.counts: dict[str, int] = {}
         self.steps: dict[int, int] = {}
+        self.last = -1  # the node that the last call became
         self.paths = {id(module): path for path, module in reversed(list(model.named_modules(remove_duplicate=False)))}
         for name, buffer in model.named_buffers():
             self.meet(buffer, self._leaf(buffer, "buffer", name))
+        self.parameters: dict[int, nn.Parameter] = {}
+        self.aside: dict[int, tuple[nn.Parameter, Tensor]] = {}
         for name, parameter in model.named_parameters():
-            self.meet(parameter, self._leaf(parameter, "parameter", name))
+            value = self._leaf(parameter, "parameter", name)
+            self.parameters[value] = parameter
+            self.meet(parameter, value)
         for tensor in tensors(inputs):
             self.meet(tensor, self._leaf(tensor, "input"))
 
@@ -96,10 +101,22 @@ class Recorder:
     def _leaf(self, tensor: Tensor, origin: Any, name: str = "") -> int:
         return self.graph.value(shape=tuple(tensor.shape), origin=origin, floating=_floating(tensor), name=name)
 
+    def before(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Called before an operation runs: a parameter about to be written into is put aside, to be put back afterwards."""
+        if not args or not isinstance(args[0], Tensor) or not operations.writes(function):
+            return
+        value = self.look(args[0])
+        while value is not None and (node := self.graph.producer(value)) is not None:
+            value = node.inputs[0] if node.form and node.inputs else None  # a view, or `.data`
+        parameter = None if value is None else self.parameters.get(value)
+        if parameter is not None and parameter.untyped_storage().data_ptr() == args[0].untyped_storage().data_ptr():
+            self.aside.setdefault(id(parameter), (parameter, parameter.detach().clone()))
+
     # -- operations -------------------------------------------------------------------------------------------------------
 
     def record(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
         """Write down one call and what it returned."""
+        self.last = -1
         op = operations.name_of(function)
         if op in operations.COUNTED:
             here = self.stack[-1] if self.stack else -1
@@ -128,7 +145,7 @@ class Recorder:
             outputs.append(value)
         node.outputs = tuple(outputs)
         node.sequence = _sequence(results[0])
-        self.graph.add(node)
+        self.last = self.graph.add(node)
         for tensor, value in zip(fresh, outputs, strict=True):
             if any(tensor is t for t in read):
                 self._spread(tensor, value)
@@ -148,7 +165,7 @@ class Recorder:
             node.form = "resample"
         elif op == "getitem":
             node.form = operations.indexing(args[1], tuple(args[0].shape))
-        elif op in ("select", "narrow", "slice", "chunk", "split", "unbind", "tensor_split", "index_select", "split_with_sizes"):
+        elif op in operations.PARTS:
             node.form = "slice"
             if op == "slice" and tuple(result.shape) == tuple(args[0].shape):
                 node.form = "same"
@@ -224,7 +241,7 @@ class Recorder:
         value = self.graph.value(shape=tuple(target.shape), origin="computed", floating=_floating(target))
         self.meet(target, value)
         node.outputs, node.sequence = (value,), _sequence(target)
-        self.graph.add(node)
+        self.last = self.graph.add(node)
         self._spread(target, value)
 
     def _spread(self, view: Tensor, value: int) -> None:
@@ -261,28 +278,34 @@ class Recorder:
 class _Functions(TorchFunctionMode):
     """Sees every torch function that Python calls."""
 
-    def __init__(self, record: Callable[..., None]) -> None:
+    def __init__(self, recorder: Recorder) -> None:
         super().__init__()
-        self.record = record
+        self.recorder = recorder
 
-    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         kwargs = kwargs or {}
+        self.recorder.before(func, args, kwargs)
         out = func(*args, **kwargs)
-        self.record(func, args, kwargs, out)
+        self.recorder.record(func, args, kwargs, out)
         return out
 
 
-class _Operators(TorchDispatchMode):
+class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own lack of types
     """Sees every operator that reaches a device, from wherever it was called."""
 
-    def __init__(self, record: Callable[..., None]) -> None:
-        super().__init__()
-        self.record = record
+    def __init__(self, recorder: Recorder) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.recorder = recorder
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         kwargs = kwargs or {}
+        self.recorder.before(func, args, kwargs)
         out = func(*args, **kwargs)
-        self.record(func, args, kwargs, out)
+        self.recorder.record(func, args, kwargs, out)
         return out
 
 
@@ -300,20 +323,25 @@ def watch(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, be
         The graph, and what the model returned.
     """
     recorder = Recorder(model, (args, kwargs), strong=below)
-    mode = _Operators(recorder.record) if below else _Functions(recorder.record)
-    hooks = [
-        register_module_forward_pre_hook(recorder.enter),
-        register_module_forward_hook(lambda *_: recorder.leave(), always_call=True),
-    ]
+    return recorder.graph, recorded_by(recorder, model, args, kwargs)
+
+
+def recorded_by(recorder: Recorder, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Run a model once while a recorder looks on; what the model returned."""
+    hooks = []
     try:
-        with mode:
+        hooks.append(register_module_forward_pre_hook(recorder.enter))
+        hooks.append(register_module_forward_hook(lambda *_: recorder.leave(), always_call=True))
+        with _Operators(recorder) if recorder.strong else _Functions(recorder):
             out = model(*args, **kwargs)
     finally:
         for hook in hooks:
             hook.remove()
+        for parameter, content in recorder.aside.values():
+            parameter.data.copy_(content)
     found = [recorder.look(t) for t in tensors(out)]
     recorder.graph.outputs = [v for v in found if v is not None]
-    return recorder.graph, out
+    return out
 
 
 def _flat(tree: Any) -> Iterator[Tensor]:
