@@ -29,6 +29,7 @@ FLOOR = {room: height for height, rooms in enumerate(FLOORS) for room in rooms}
 # Upward arrows that are meant, each inside a function: (module, room above).
 MEANT = {
     ("residyn.step", "gradients"),  # Stack's default gradient mode
+    ("residyn.audit.auditing", "report"),  # an audit writes its own page
 }
 
 # What comes with the core's own dependencies; anything else loaded by `import residyn` belongs to an extra.

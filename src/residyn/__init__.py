@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from residyn.analysis import constrain, lipschitz, log_norm, max_stable_step, operator_norm, spectral_norm, spectrum
+    from residyn.audit import Audit
     from residyn.branch import autonomous
     from residyn.errors import InputError, ResidynError, SolveError
     from residyn.flow import Equilibrium, Flow, Solution, solve
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "residyn.analysis": ("constrain", "lipschitz", "log_norm", "max_stable_step", "operator_norm", "spectral_norm", "spectrum"),
+    "residyn.audit": ("Audit",),
     "residyn.branch": ("autonomous",),
     "residyn.errors": ("InputError", "ResidynError", "SolveError"),
     "residyn.flow": ("Equilibrium", "Flow", "Solution", "solve"),
@@ -71,6 +73,7 @@ __all__ = [
     "Adaptive",
     "Adjoint",
     "Anderson",
+    "Audit",
     "Backprop",
     "BackwardEuler",
     "Checkpoint",
