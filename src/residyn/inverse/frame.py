@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from residyn.inverse.operators.blur import Boundary
+from residyn.inverse.operators.blur import Boundary, crop
 from residyn.inverse.operators.border import smooth_size
 
 
@@ -35,11 +35,6 @@ class Frame:
         return cls(shape, tuple(smooth_size(n + min(n, max(16, 2 * (k - 1)))) for n, k in zip(shape, psf, strict=True)))
 
     @property
-    def bare(self) -> bool:
-        """Whether there is no gap."""
-        return self.shape == self.size
-
-    @property
     def noise_share(self) -> float:
         """Mean variance on the grid of white noise of variance 1 in the picture: fading two images averages their noise.
 
@@ -56,7 +51,7 @@ class Frame:
         """Fill the gap with the mirror images of both edges, one fading into the other.
 
         >>> Frame((3,), (5,)).place(torch.tensor([1.0, 2.0, 3.0]))
-        tensor([1.0, 2.0, 3.0, 2.5, 1.5])
+        tensor([1.0000, 2.0000, 3.0000, 2.7500, 1.2500])
         """
         for axis, (n, size) in enumerate(zip(self.shape, self.size, strict=True), start=-len(self.shape)):
             gap = size - n
@@ -73,12 +68,12 @@ class Frame:
 
     def crop(self, x: Tensor) -> Tensor:
         """The picture back from the grid."""
-        return x if self.bare else x[(..., *[slice(0, n) for n in self.shape])]
+        return crop(x, [0] * len(self.shape), self.shape)
 
     def refill(self, x: Tensor, b: Tensor) -> Tensor:
         """A field on the grid with the picture b put where it belongs: the gap keeps what x says."""
         y = x.clone()
-        y[(..., *[slice(0, n) for n in self.shape])] = b
+        self.crop(y).copy_(b)
         return y
 
 

@@ -84,7 +84,7 @@ def as_field(image: Any, axes: int) -> Tensor:
     shape = pixels.shape[:axes]
     if pixels.ndim not in (axes, axes + 1) or (pixels.ndim == axes + 1 and not 1 <= pixels.shape[-1] <= 4):
         raise InputError(
-            f"`image` must have {axes} axes, as the PSF has, and channels (at most 4) last, got {tuple(pixels.shape)}; give one "
+            f"`image` must have {axes} axes, as the PSF has, and channels (at most 4) last, got {tuple(pixels.shape)}; one "
             "picture a call"
         )
     if min(shape) < _LEAST:
@@ -110,5 +110,5 @@ def as_given(field: Tensor, image: I) -> I:
     if not given.dtype.is_floating_point:
         limits = torch.iinfo(given.dtype)
         pixels = pixels.round().clamp(limits.min, limits.max)
-    result = pixels.to(given.dtype).contiguous()
-    return result
+    tensor: Any = pixels.to(given.dtype).contiguous()
+    return tensor

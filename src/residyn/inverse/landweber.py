@@ -11,7 +11,7 @@ from torch import Tensor
 from residyn.errors import InputError
 from residyn.inverse.filters import landweber_gain
 from residyn.inverse.frame import Frame
-from residyn.inverse.operators.blur import Blur, Boundary, squared
+from residyn.inverse.operators.blur import Blur, Boundary, crop, squared
 from residyn.inverse.restoration import Forecast
 from residyn.inverse.spectrum_model import SpectrumModel
 from residyn.inverse.steps import DataStep
@@ -105,7 +105,7 @@ def _in_closed_form(op: Blur, b: Tensor, alpha: float, steps: int | None, sigma:
 def _by_blocks(op: Blur, b: Tensor, alpha: float, steps: int | None, sigma: float) -> tuple[Tensor, list[float], int]:
     """Block after block."""
     branch = DataStep(op, b)
-    x = torch.zeros_like(branch.offset if branch.offset is not None else b)
+    x = b.new_zeros(len(b), *op.domain)
     residuals = [_rms(b)]
     while len(residuals) <= (MOST if steps is None else steps) and not (steps is None and residuals[-1] <= sigma):
         x = torch.add(x, branch(x), alpha=alpha)
@@ -133,8 +133,7 @@ def _cropped(op: Blur, x: Tensor) -> Tensor:
     """The part of x that the measurement lies over."""
     if op.boundary != "unknown":
         return x
-    places = [slice(left, left + n) for (left, _), n in zip(op.margins, op.range, strict=True)]
-    return x[(..., *places)]
+    return crop(x, [left for left, _ in op.margins], op.range)
 
 
 def _rms(x: Tensor) -> float:

@@ -35,7 +35,7 @@ def motion(length: float, angle: float, *, dtype: torch.dtype = torch.float64) -
     """A straight line of this length in pixels at this angle in degrees, anticlockwise from the rows, of sum one.
 
     >>> motion(3.0, 0.0).sum(0).round(decimals=2)
-    tensor([0.33, 0.33, 0.33])
+    tensor([0.3300, 0.3300, 0.3300], dtype=torch.float64)
     """
     if not 1 <= length < math.inf or not math.isfinite(angle):
         raise InputError(f"`length` of a motion must be >= 1 pixel and `angle` finite, got {length} and {angle}")
@@ -43,7 +43,7 @@ def motion(length: float, angle: float, *, dtype: torch.dtype = torch.float64) -
     place = (torch.arange(count, dtype=torch.float64) + 0.5) / count * length - length / 2
     turn = math.radians(angle)
     points = torch.stack([-place * math.sin(turn), place * math.cos(turn)], -1)
-    reach = [round(length / 2 * abs(part) + 1e-9) for part in (math.sin(turn), math.cos(turn))]
+    reach = [math.floor(length / 2 * abs(part) + 0.5 - 1e-9) for part in (math.sin(turn), math.cos(turn))]
     return _counted(points, reach).to(dtype)
 
 
@@ -117,8 +117,6 @@ def normalised(psf: Any, *, shape: tuple[int, ...] | None = None) -> Tensor:
 def _counted(points: Tensor, reach: list[int]) -> Tensor:
     """The share of points in each pixel."""
     sides = [2 * r + 1 for r in reach]
-    cells = [
-        (points[:, axis] + 0.5).floor().long().clamp(-reach[axis], reach[axis]) + reach[axis] for axis in range(2)
-    ]
+    cells = [(points[:, axis] + 0.5).floor().long().clamp(-reach[axis], reach[axis]) + reach[axis] for axis in range(2)]
     counts = torch.bincount(cells[0] * sides[1] + cells[1], minlength=sides[0] * sides[1]).double().reshape(sides)
     return counts / counts.sum()

@@ -65,9 +65,7 @@ def squared_frequencies(size: tuple[int, ...]) -> Tensor:
     return total
 
 
-def fit_spectrum(
-    coefficients: Tensor, transfer: Tensor, size: tuple[int, ...], *, sigma: float | None = None
-) -> SpectrumModel:
+def fit_spectrum(coefficients: Tensor, transfer: Tensor, size: tuple[int, ...], *, sigma: float | None = None) -> SpectrumModel:
     """Maximum likelihood of A, β, f₀ and σ, for a picture whose periodogram I has E I = |H|²·S + σ² and exponential scatter.
 
     Minimises Σ_f log M + I/M over M = |H|²·S + σ² by damped Fisher scoring, on a sample of frequencies that keeps all low ones.

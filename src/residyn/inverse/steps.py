@@ -32,6 +32,14 @@ class DataStep(Linear):
         check_shape(b, op.range, "b")
         super().__init__(op.adjoint(b))
         self.op = op
+        diagonal = op.spectrum is not None
+        self.register_buffer("_b", b, persistent=False)
+        self.register_buffer("_back", op.back(b) if diagonal else None, persistent=False)
+        self.register_buffer("_power", power_of(op) if diagonal else None, persistent=False)
+
+    _b: Tensor
+    _back: Tensor | None
+    _power: Tensor | None
 
     def matvec(self, x: Tensor) -> Tensor:
         """-HᵀH·x."""
@@ -47,8 +55,10 @@ class DataStep(Linear):
         return Estimate(float(bound) ** 2 * (1 + 4 * torch.finfo(torch.float64).eps), bound.kind, bound.iterations)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Hᵀb - HᵀH·x."""
-        return self.offset - self.op.normal(x)
+        """Hᵀb - HᵀH·x; where H is diagonal, subtracted there, so that rounding is relative to what is left of it."""
+        if self._back is None or self._power is None:
+            return self.op.adjoint(self._b - self.op(x))
+        return self.op.synthesise(torch.sub(self._back, self.op.analyse(x).mul_(self._power)))
 
 
 class ProximalStep(Linear):
@@ -76,7 +86,7 @@ class ProximalStep(Linear):
         if not rho > 0:
             raise InputError(f"`rho` must be > 0, got {rho}; the smaller it is, the longer the step")
         power = power_of(op)
-        super().__init__(op.synthesise(op.analyse(op.adjoint(b)) / (power + rho)))
+        super().__init__(op.synthesise(op.back(b) / (power + rho)))
         self.op, self.rho = op, rho
         self.register_buffer("gain", power / (power + rho), persistent=False)
 

@@ -16,6 +16,7 @@ from residyn.inverse.operators import Operator
 from residyn.inverse.operators.base import check_shape
 from residyn.inverse.operators.blur import squared
 from residyn.inverse.spectrum_model import SpectrumModel, fit_spectrum, squared_frequencies
+from residyn.inverse.steps import DataStep
 from residyn.roots.base import Root
 
 Data = Literal["gradient", "proximal"]
@@ -166,11 +167,11 @@ class Unrolled(nn.Module):
         return high - low if high > low else 1.0
 
     def _gradient_blocks(self, op: Operator, b: Tensor) -> list[Callable[[Tensor], Tensor]]:
-        back = op.adjoint(b)
+        branch = DataStep(op, b)
 
         def block(k: int) -> Callable[[Tensor], Tensor]:
             def step(x: Tensor) -> Tensor:
-                x = x + self.log_step[k].exp() * (back - op.normal(x))
+                x = x + self.log_step[k].exp() * branch(x)
                 return x + self.prox[k](x)
 
             return step
@@ -190,7 +191,7 @@ class Unrolled(nn.Module):
             penalty = model.sigma**2 / model.power(squared_frequencies(size).to(power)).clamp(min=1e-30)
             gamma = float((power / (power + penalty)).mean())
             told = torch.tensor([model.sigma, gamma], dtype=self.dtype, device=b.device).clamp(min=1e-4).log() / 2 + 1.5
-            back = observed * transfer.conj()
+            back = op.back(b)
 
         def block(k: int) -> Callable[[Tensor], Tensor]:
             def step(x: Tensor) -> Tensor:

@@ -36,7 +36,7 @@ class Operator(nn.Module, abc.ABC):
 
     complex_range: bool = False
 
-    def __init__(self, domain: Sequence[int], range: Sequence[int], dtype: torch.dtype = torch.float32) -> None:  # noqa: A002 - the field's word
+    def __init__(self, domain: Sequence[int], range: Sequence[int], dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         self.domain, self.range = torch.Size(domain), torch.Size(range)
         self.dtype = dtype
@@ -57,16 +57,24 @@ class Operator(nn.Module, abc.ABC):
 
     @property
     def spectrum(self) -> Tensor | None:
-        """The transfer function: H in the basis of `analyse`; `None` where it is not diagonal there."""
+        """The transfer function: HᴴH is |spectrum|² in the basis of `analyse`; `None` where it is not diagonal there."""
         return None
 
     def analyse(self, x: Tensor) -> Tensor:
         """Coordinates of x in the orthogonal basis in which the operator is diagonal."""
-        raise InputError(f"`{type(self).__name__}` must be diagonal in a known basis for this, got no spectrum; iterate instead")
+        raise InputError(
+            f"`{type(self).__name__}` must be diagonal in a known basis for this, got no spectrum; iterate instead"
+        )
 
     def synthesise(self, coordinates: Tensor) -> Tensor:
         """The picture with these coordinates: the inverse of `analyse`."""
-        raise InputError(f"`{type(self).__name__}` must be diagonal in a known basis for this, got no spectrum; iterate instead")
+        raise InputError(
+            f"`{type(self).__name__}` must be diagonal in a known basis for this, got no spectrum; iterate instead"
+        )
+
+    def back(self, y: Tensor) -> Tensor:
+        """Coordinates of Hᴴ·y, for what is diagonal."""
+        return self.analyse(self.adjoint(y))
 
     def norm_bound(self) -> Estimate:
         """A bound on ‖H‖₂, at most 0.1 % above it.
@@ -95,8 +103,8 @@ def check_shape(x: Tensor, shape: torch.Size, name: str) -> None:
     """
     if x.shape[x.ndim - len(shape) :] != shape or x.ndim < len(shape):
         raise InputError(
-            f"`{name}` must have the shape (…, {', '.join(map(str, shape))}), got {tuple(x.shape)}; put what is not part of the "
-            "picture (batch, channels) in front"
+            f"`{name}` must have the shape (…, {', '.join(map(str, shape))}), got {tuple(x.shape)}; put batch and "
+            "channels in front"
         )
 
 

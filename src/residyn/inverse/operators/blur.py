@@ -94,7 +94,7 @@ class Blur(Operator):
         if self._lines is not None:
             return separable(wide, self._lines)
         y = self._fft.backward(self._fft.forward(wide).mul_(self._transfer))
-        return _crop(y, [k - 1 for k in self.psf.shape], self.range)
+        return crop(y, [k - 1 for k in self.psf.shape], self.range)
 
     def adjoint(self, y: Tensor) -> Tensor:
         """Correlation with the PSF, and the margins folded back, `(…, *domain)`."""
@@ -111,7 +111,7 @@ class Blur(Operator):
             padded = extend(y, [(k - 1, 0) for k in self.psf.shape], "zero")
             product = self._fft.forward(padded).mul_(self._transfer.conj())
             grown = torch.Size(n + k - 1 for n, k in zip(self.range, self.psf.shape, strict=True))
-            wide = _crop(self._fft.backward(product), [0] * d, grown)
+            wide = crop(self._fft.backward(product), [0] * d, grown)
         return wide if self.boundary == "unknown" else fold(wide, self.margins, self._mode())
 
     def normal(self, x: Tensor) -> Tensor:
@@ -145,6 +145,11 @@ class Blur(Operator):
         for axis in range(-self.psf.ndim, 0):
             coordinates = inverse_cosine_transform(coordinates, axis)
         return coordinates
+
+    def back(self, y: Tensor) -> Tensor:
+        """H̄ times the coefficients of y: rounding of y's is damped where H is small, which it would not be the other way."""
+        spectrum = self.spectrum
+        return super().back(y) if spectrum is None else self.analyse(y).mul_(spectrum.conj())
 
     def norm_bound(self) -> Estimate:
         """max |H| over the frequencies where they diagonalise H, which is exact; a Lanczos bound otherwise."""
@@ -201,9 +206,9 @@ def transfer(psf: Tensor, size: Sequence[int], *, centred: bool = True) -> Tenso
         values = torch.fft.rfftn(wide)
     else:  # a small PSF: a table of exp(-2πi·f·j) an axis costs less than the FFT of a large grid, and rounds less
         for axis, (n, k) in enumerate(zip(size, psf.shape, strict=True)):
-            f = torch.fft.rfftfreq(n, dtype=torch.float64) if axis == psf.ndim - 1 else torch.fft.fftfreq(n, dtype=torch.float64)
+            frequencies = torch.fft.rfftfreq if axis == psf.ndim - 1 else torch.fft.fftfreq
             offsets = torch.arange(k, dtype=torch.float64) - (k // 2 if centred else 0)
-            angle = torch.outer(f, offsets) * (-2 * torch.pi)
+            angle = torch.outer(frequencies(n, dtype=torch.float64), offsets) * (-2 * torch.pi)
             table = torch.polar(torch.ones_like(angle), angle).to(psf.device)
             values = torch.movedim(torch.tensordot(table, values, dims=([1], [axis])), 0, axis)
     return values.to(torch.complex128 if psf.dtype == torch.float64 else torch.complex64).contiguous()
@@ -232,6 +237,8 @@ def _cosine_spectrum(psf: Tensor, shape: Sequence[int]) -> Tensor:
     return values.to(psf.dtype)
 
 
-def _crop(y: Tensor, start: Sequence[int], size: torch.Size) -> Tensor:
-    place = tuple(slice(s, s + n) for s, n in zip(start, size, strict=True))
-    return y[(..., *place)]
+def crop(y: Tensor, start: Sequence[int], size: Sequence[int]) -> Tensor:
+    """The part of the last axes that starts there and has that size."""
+    for axis, (s, n) in enumerate(zip(start, size, strict=True), start=-len(size)):
+        y = y.narrow(axis, s, n)
+    return y

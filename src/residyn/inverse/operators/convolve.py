@@ -18,8 +18,8 @@ _TAPS = 64
 def factors(psf: Tensor) -> list[Tensor] | None:
     """One kernel an axis whose outer product is the PSF to rounding; `None` if there are none.
 
-    >>> [k.tolist() for k in factors(torch.tensor([[1.0, 2.0], [2.0, 4.0]]))]
-    [[1.0, 2.0], [1.0, 2.0]]
+    >>> [k.tolist() for k in factors(torch.tensor([[0.1, 0.3], [0.15, 0.45]]))]
+    [[0.4, 0.6], [0.25, 0.75]]
     """
     top = int(psf.abs().argmax())
     index = [int(i) for i in torch.unravel_index(torch.tensor(top), psf.shape)]

@@ -75,4 +75,5 @@ class FromFunction(Operator):
         if self._batched or not lead:
             return function(x)
         samples = [function(sample) for sample in x.reshape(-1, *shape)]
-        return torch.stack(samples).unflatten(0, lead)
+        stacked = torch.stack(samples)
+        return stacked.reshape(*lead, *stacked.shape[1:])

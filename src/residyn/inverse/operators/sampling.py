@@ -80,11 +80,15 @@ class Downsample(Operator):
     tensor([0., 2.])
     """
 
-    def __init__(self, shape: Sequence[int], factor: int, blur: Blur | None = None, *, dtype: torch.dtype | None = None) -> None:
+    def __init__(
+        self, shape: Sequence[int], factor: int, blur: Blur | None = None, *, dtype: torch.dtype | None = None
+    ) -> None:
         if not isinstance(factor, int) or factor < 1:
             raise InputError(f"`factor` must be a whole number >= 1, got {factor!r}")
         if blur is not None and tuple(blur.range) != tuple(shape):
-            raise InputError(f"`blur` must have the shape {tuple(shape)}, got {tuple(blur.range)}; make it for the fine picture")
+            raise InputError(
+                f"`blur` must have the shape {tuple(shape)}, got {tuple(blur.range)}; make it for the fine picture"
+            )
         kind = blur.dtype if blur is not None else dtype or torch.float32
         domain = tuple(shape) if blur is None else tuple(blur.domain)
         super().__init__(domain, [-(-n // factor) for n in shape], kind)
@@ -94,14 +98,17 @@ class Downsample(Operator):
         """The coarse picture."""
         check_shape(x, self.domain, "x")
         wide = x if self.blur is None else self.blur(x)
-        return wide[(..., *[slice(None, None, self.factor)] * len(self.fine))]
+        return wide[self._kept()]
 
     def adjoint(self, y: Tensor) -> Tensor:
         """Zeros between the pixels, then the blur's adjoint."""
         check_shape(y, self.range, "y")
         wide = y.new_zeros(*y.shape[: y.ndim - len(self.fine)], *self.fine)
-        wide[(..., *[slice(None, None, self.factor)] * len(self.fine))] = y
+        wide[self._kept()] = y
         return wide if self.blur is None else self.blur.adjoint(wide)
+
+    def _kept(self) -> tuple[Any, ...]:
+        return (..., *[slice(None, None, self.factor)] * len(self.fine))
 
     def norm_bound(self) -> Estimate:
         """1 without a blur; with a periodic one on sizes that s divides, the root mean square of |H| over aliases, at most."""

@@ -16,8 +16,9 @@ from residyn.results import Estimate
 class Radon(Operator):
     """Line integrals of an n×n slice along parallel rays, one row of n detectors an angle.
 
-    Each pixel's mass falls on the two detectors nearest to its projection, in linear shares, so that the adjoint (the
-    back-projection) is exact. Angles turn as in scikit-image: at 0° the rays run down the columns.
+    A pixel is a square that casts a trapezoid on the detectors, of widths |cos| and |sin|; each gets the share that falls on
+    it, three at most, so that mass is kept and the adjoint (the back-projection) is exact. Angles turn as in scikit-image:
+    at 0° the rays run down the columns.
 
     Args:
         n: Pixels on a side.
@@ -43,7 +44,6 @@ class Radon(Operator):
             raise InputError(f"`angles` must be a list of finite degrees, got shape {tuple(turns.shape)}")
         super().__init__((n, n), (len(turns), n), dtype)
         self.register_buffer("angles", turns)
-        # what falls beside the detectors goes to two bins that are cut off
         place = torch.arange(n, dtype=torch.float64) - n // 2
         self.register_buffer("_place", place, persistent=False)
 
@@ -55,11 +55,10 @@ class Radon(Operator):
         n, flat = self.domain[0], x.flatten(-2)
         rows = []
         for angle in self.angles.tolist():
-            low, share = self._bins(angle)
-            row = flat.new_zeros(*flat.shape[:-1], n + 2)
-            high = share * flat
-            row = row.index_add(-1, low, flat - high).index_add(-1, low + 1, high)
-            rows.append(row[..., 1:-1])
+            row = flat.new_zeros(*flat.shape[:-1], n + 4)
+            for bins, share in self._footprint(angle):
+                row = row.index_add(-1, bins, share * flat)
+            rows.append(row[..., 2:-2])
         return torch.stack(rows, -2)
 
     def adjoint(self, y: Tensor) -> Tensor:
@@ -68,24 +67,33 @@ class Radon(Operator):
         n = self.domain[0]
         x = y.new_zeros(*y.shape[:-2], n * n)
         for i, angle in enumerate(self.angles.tolist()):
-            low, share = self._bins(angle)
-            row = torch.nn.functional.pad(y[..., i, :], (1, 1))
-            start = row.index_select(-1, low)
-            x = x + torch.lerp(start, row.index_select(-1, low + 1), share)
-        return x.unflatten(-1, (n, n))
+            row = torch.nn.functional.pad(y[..., i, :], (2, 2))
+            for bins, share in self._footprint(angle):
+                x = x + share * row.index_select(-1, bins)
+        return x.reshape(*x.shape[:-1], n, n)
 
     def norm_bound(self) -> Estimate:
         """Certified by Collatz and Wielandt: no entry is negative; a Lanczos bound where a pixel is seen by no ray."""
         return nonnegative_bound(self) or super().norm_bound()
 
-    def _bins(self, angle: float) -> tuple[Tensor, Tensor]:
-        """The lower detector of each pixel, and the share of the upper one."""
+    def _footprint(self, angle: float) -> list[tuple[Tensor, Tensor]]:
+        """For each pixel the detector it falls on and the two beside it, counted from two before the first; their shares."""
         n, turn = self.domain[0], math.radians(angle)
-        t = self._place[None, :] * math.cos(turn) - self._place[:, None] * math.sin(turn) + n // 2 + 1
-        t = t.flatten()
-        outside = (t < 0) | (t > n + 1)
-        low = t.floor().clamp(0, n).long()
-        share = (t - low).clamp(0, 1)
-        # beside the detectors: all mass into a bin that is cut off
-        share = torch.where(outside, (t > n + 1).double(), share)
-        return low, share.to(self.dtype)
+        t = (self._place[None, :] * math.cos(turn) - self._place[:, None] * math.sin(turn)).flatten() + n // 2
+        t = t.clamp(-2 + 1e-9, n + 1 - 1e-9)  # beside the detectors: all mass into bins that are cut off
+        centre = t.round()
+        widths = abs(math.cos(turn)), abs(math.sin(turn))
+        before, upto = (_trapezoid(centre + edge - t, *widths) for edge in (-0.5, 0.5))
+        middle = centre.long() + 2
+        shares = ((middle - 1, before), (middle, upto - before), (middle + 1, 1 - upto))
+        return [(bins.clamp(0, n + 3), share.to(self.dtype)) for bins, share in shares]
+
+
+def _trapezoid(u: Tensor, a: float, b: float) -> Tensor:
+    """The share left of u of a box of width a smeared by one of width b, both centred at 0."""
+    a, b = max(a, b), max(min(a, b), 1e-5)
+    corners = ((a + b) / 2, 1.0), ((a - b) / 2, -1.0), ((b - a) / 2, -1.0), (-(a + b) / 2, 1.0)
+    total = torch.zeros_like(u)
+    for corner, sign in corners:
+        total += sign * (u + corner).clamp(min=0).square()
+    return (total / (2 * a * b)).clamp(0, 1)
