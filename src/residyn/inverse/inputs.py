@@ -15,6 +15,8 @@ I = TypeVar("I", Tensor, np.ndarray)  # noqa: E741
 SMALLEST = 16
 """The least number of pixels on a side from which noise and spectrum can be told."""
 
+_LEAST = 4
+
 
 def as_planes(image: Any) -> Tensor:
     """Check a picture and split it into its channels.
@@ -56,3 +58,57 @@ def like(planes: Tensor, image: I) -> I:
     pixels = pixels.to(dtype).contiguous()
     result: Any = pixels.numpy() if isinstance(given, np.ndarray) else pixels
     return result
+
+
+def as_field(image: Any, axes: int) -> Tensor:
+    """Check a picture or volume and put its channels in front, in its own precision.
+
+    Args:
+        image: `(*shape)` or `(*shape, C)` with C up to 4 and `axes` sizes in shape; torch or NumPy, real or integer.
+        axes: 2 for pictures, 3 for volumes.
+
+    Returns:
+        `(C, *shape)`, float32, or float64 where the picture is.
+
+    Raises:
+        InputError: If it has another form, is too small, or holds nan or infinity.
+    """
+    if isinstance(image, np.ndarray) and image.dtype in (np.uint16, np.uint32, np.uint64, np.float16, np.longdouble):
+        pixels = torch.as_tensor(image.astype(np.float32 if image.dtype in (np.uint16, np.float16) else np.float64))
+    elif isinstance(image, np.ndarray):
+        pixels = torch.as_tensor(np.ascontiguousarray(image.astype(image.dtype.newbyteorder("="), copy=False)))
+    else:
+        pixels = torch.as_tensor(image).detach()
+    if pixels.is_complex() or pixels.dtype == torch.bool:
+        raise InputError(f"`image` must hold real intensities, got {pixels.dtype}; convert it with .astype(float)")
+    shape = pixels.shape[:axes]
+    if pixels.ndim not in (axes, axes + 1) or (pixels.ndim == axes + 1 and not 1 <= pixels.shape[-1] <= 4):
+        raise InputError(
+            f"`image` must have {axes} axes, as the PSF has, and channels (at most 4) last, got {tuple(pixels.shape)}; one "
+            "picture a call"
+        )
+    if min(shape) < _LEAST:
+        raise InputError(f"`image` must have {_LEAST} pixels or more on each side, got {tuple(shape)}")
+    field = pixels if pixels.dtype == torch.float64 else pixels.to(torch.float32)
+    if not bool(torch.isfinite(field).all()):
+        bad = int((~torch.isfinite(field)).sum())
+        raise InputError(f"`image` must be finite, got {bad} pixels that are nan or infinite; fill them in first")
+    return field[None] if pixels.ndim == axes else field.movedim(-1, 0).contiguous()
+
+
+def as_given(field: Tensor, image: I) -> I:
+    """Give `(C, *shape)` the form, type and dtype of the picture it came from; integers are rounded and kept in range."""
+    given: Any = image
+    pixels = field.movedim(0, -1) if given.ndim == field.ndim else field[0]
+    if isinstance(given, np.ndarray):
+        array = pixels.cpu().numpy()
+        if given.dtype.kind in "iu":
+            span = np.iinfo(given.dtype)
+            array = np.clip(np.rint(array.astype(np.float64)), span.min, span.max)
+        result: Any = np.ascontiguousarray(array.astype(given.dtype.newbyteorder("=")))
+        return result
+    if not given.dtype.is_floating_point:
+        limits = torch.iinfo(given.dtype)
+        pixels = pixels.round().clamp(limits.min, limits.max)
+    tensor: Any = pixels.to(given.dtype).contiguous()
+    return tensor
