@@ -24,8 +24,8 @@ class Near:
 
     Args:
         diagonal: G_ii, `(n,)`.
-        resistance: G_ii + G_jj - 2·G_ij of the pairs asked for, `(m,)`; nan where the ends lie two levels apart or more, inf where
-            they are in different components.
+        resistance: G_ii + G_jj - 2·G_ij of the pairs asked for, `(m,)`; nan where the ends lie two levels apart or more,
+            inf where they are in different components.
     """
 
     diagonal: Floats

@@ -2,10 +2,12 @@
 
 from residyn.protein.bonds import Disulfide, find_disulfides
 from residyn.protein.entropy import loop_entropy
+from residyn.protein.mutation import mutate
 from residyn.protein.network import anm, gnm
 from residyn.protein.reading import read
 from residyn.protein.samples import sample
 from residyn.protein.scanning import scan
+from residyn.protein.shortcuts import shortcut
 from residyn.protein.structure import Residue, Structure
 from residyn.protein.table import Candidate, Scan
 
@@ -19,7 +21,9 @@ __all__ = [
     "find_disulfides",
     "gnm",
     "loop_entropy",
+    "mutate",
     "read",
     "sample",
     "scan",
+    "shortcut",
 ]

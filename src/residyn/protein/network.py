@@ -1,4 +1,4 @@
-"""Elastic networks of a protein: springs between Cα that are near. As a branch, one residual step x - η·L·x is diffusion on it."""
+"""Elastic networks of a protein: springs between Cα that are near. One residual step x - η·L·x is diffusion on one."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class Network(Linear):
     def norm_bound(self) -> Estimate:
         """Largest row sum of |L|, which no eigenvalue exceeds."""
         top = float(abs(self.stiffness).sum(axis=1).max())
-        return Estimate(top * (1 + 4 * np.finfo(float).eps * self.stiffness.shape[0]), "certified")
+        return Estimate(float(top * (1 + 4 * np.finfo(float).eps * self.stiffness.shape[0])), "certified")
 
     def modes(self, k: int = 20) -> Modes:
         """The k slowest modes that change the shape.

@@ -1,8 +1,8 @@
 """Where the two sulfurs of a new disulfide would stand: the bridge turned about the line Cβ–Cβ, every pair at once.
 
 With ideal bond lengths and angles the distance d of the Cβ fixes χ3 (closed form, either sign), and with it the whole bridge
-Cβ–S–S–Cβ but for its rotation φ about that line. The energy is sampled over φ, and, where the backbone may move, over d, coarsely
-and then twice finer. Lengths in Å, energies in kcal/mol, angles of this file in radians.
+Cβ–S–S–Cβ but for its rotation φ about that line. The energy is sampled over φ, and, where the backbone may move, over d,
+coarsely and then twice finer. Lengths in Å, energies in kcal/mol, angles of this file in radians.
 """
 
 from __future__ import annotations
@@ -159,9 +159,11 @@ def _minimum(
 
 
 def _end(alpha: Floats, trans: Floats, axial: Floats, radial: Floats, phi: Floats, *, exact: bool) -> Floats:
-    """One end's share of the energy, `(m, D, K)`: 1.4·(1 + cos 3χ1) + 55·(θ - 114.6°)², S at (ρ·cos φ, ρ·sin φ, a) of its Cβ."""
+    """One end's share, `(m, D, K)`: 1.4·(1 + cos 3χ1) + 55·(θ - 114.6°)², its S in the direction (ρ·cos φ, ρ·sin φ, a)."""
     cos, sin = np.cos(phi), np.sin(phi)
-    bend, across = (axial * v[:, 2, None, None] + radial * (cos * v[:, 0, None, None] + sin * v[:, 1, None, None]) for v in (alpha, trans))
+    bend, across = (
+        axial * v[:, 2, None, None] + radial * (cos * v[:, 0, None, None] + sin * v[:, 1, None, None]) for v in (alpha, trans)
+    )
     c = across / np.sqrt(np.maximum(1 - bend * bend, 1e-6))
     np.clip(c, -1, 1, out=c)
     if exact:

@@ -1,10 +1,11 @@
-"""The scan: every pair of residues as a disulfide that could be made, what it gains, what it costs, and why the others cannot."""
+"""The scan: every pair of residues as a disulfide that could be made, what it gains and what it costs."""
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -20,12 +21,13 @@ from residyn.protein.structure import Floats, Ints, Residue, Structure
 from residyn.protein.table import Candidate, Scan, Sites
 
 FLEXIBLE_WINDOW = (2.0, 7.5)
-"""Cβ–Cβ distances, Å, from which a flexible backbone may close: beyond, at ordinary mobility, closing costs more than any loop gains."""
+"""Cβ–Cβ distances, Å, from which a flexible backbone may close; beyond, closing costs more than any loop gains."""
 
 MAX_STRAIN = 10.0
 """kcal/mol; nine tenths of native bonds have less than 2.2 in rigid crystal structures."""
 
 TEMPERATURE = 298.15
+T = TypeVar("T", Bridge, Flexibility)
 _SPAN = re.compile(r"(?:(?P<chain>[^:]+):)?(?P<first>-?\d+)(?:-(?P<last>-?\d+))")
 
 
@@ -69,7 +71,7 @@ def scan(
     >>> from residyn.protein import read, sample
     >>> table = scan(read(sample("1ejg")), flexible=False)
     >>> [str(row) for row in table if row.existing]
-    ['A:3–A:40', 'A:4–A:32', 'A:16–A:26']
+    ['A:16–A:26', 'A:3–A:40', 'A:4–A:32']
     """
     _check(temperature, max_strain)
     excluded = _excluded(structure, exclude)
@@ -134,7 +136,7 @@ def _excluded(structure: Structure, exclude: Iterable[Residue | str | int]) -> I
             if first <= r.number <= last and (span["chain"] is None or r.chain == span["chain"])
         ]
         if not own:
-            raise InputError(f"`exclude` must name residues of {structure.name}, got {item!r} without any; chains are {', '.join(structure.chains)}")
+            raise InputError(f"`exclude` must name residues of {structure.name}, got {item!r} without any")
         found.update(own)
     return np.array(sorted(found), dtype=np.int64)
 
@@ -243,10 +245,11 @@ def _shared(pairs: torch.Tensor, known: torch.Tensor, stiffness: float) -> torch
     return half.square().sum(0)
 
 
-def _only(what: Bridge | Flexibility, keep: np.ndarray):  # type: ignore[no-untyped-def]
+def _only(what: T, keep: np.ndarray) -> T:
     """Some rows of a record of arrays."""
-    fields = {name: getattr(what, name) for name in what.__dataclass_fields__}
-    return type(what)(**{name: value[keep] if isinstance(value, np.ndarray) else value for name, value in fields.items()})
+    fields = {part.name: getattr(what, part.name) for part in dataclasses.fields(what)}
+    chosen = {name: value[keep] for name, value in fields.items() if isinstance(value, np.ndarray)}
+    return dataclasses.replace(what, **chosen)
 
 
 def _notes(structure: Structure, sites: Sites, moves: Flexibility | None, count: int) -> tuple[str, ...]:
@@ -263,7 +266,9 @@ def _notes(structure: Structure, sites: Sites, moves: Flexibility | None, count:
         else:
             notes.append("no B factors to use: the elastic network is scaled to a usual mean of 20 Å²")
     if count == 0 and missing < len(structure):
-        notes.append(f"no pair has its Cβ within {sites.window[0]:g}–{sites.window[1]:g} Å and a bridge that is not too strained")
+        notes.append(
+            f"no pair has its Cβ within {sites.window[0]:g}–{sites.window[1]:g} Å and a bridge that is not too strained"
+        )
     return tuple(notes)
 
 

@@ -240,7 +240,7 @@ class Scan:
             return f"Cβ–Cβ is {distance:.2f} Å, outside {low:g}–{high:g} Å"
         if float(np.linalg.norm(self.structure.atoms["CA"][i] - self.structure.atoms["CA"][j])) > GNM_CUTOFF:
             return f"the Cα are more than {GNM_CUTOFF:g} Å apart"
-        return f"no rotation of a bridge has a strain below {self.max_strain:g} kcal/mol, or closing {distance:.2f} Å costs too much"
+        return f"at {distance:.2f} Å every bridge is strained by more than {self.max_strain:g} kcal/mol, or too costly to close"
 
     def picked(self, k: int) -> Scan:
         """Choose k bonds that go together: one after the other, the one with the largest net given all before.
@@ -266,13 +266,15 @@ class Scan:
         picks: list[Pick] = []
         while len(picks) < k:
             if not free.any():
-                raise InputError(f"`pick` must be at most {len(picks)}, the bonds of {self.structure.name} that go together, got {k}")
+                raise InputError(f"`pick` must be at most {len(picks)}, the bonds that go together here, got {k}")
             gain = np.full(len(self), -np.inf)
             for number in set(chain[self.pairs[free, 0]].tolist()):
                 own = free & (chain[self.pairs[:, 0]] == number)
                 known = torch.tensor([[place[a], place[b]] for a, b in closed if chain[a] == number], dtype=torch.float64)
                 bonds = torch.from_numpy(place[self.pairs[own]]).unsqueeze(1)  # a batch of single bonds
-                given = loop_entropy(bonds, stiffness=self.stiffness, contacts=known.reshape(-1, 2), contact_stiffness=self.stiffness)
+                given = loop_entropy(
+                    bonds, stiffness=self.stiffness, contacts=known.reshape(-1, 2), contact_stiffness=self.stiffness
+                )
                 gain[own] = -self.temperature * given.numpy() / 1000
             best = int(np.argmax(gain - cost))
             picks.append(Pick(self[best], float(gain[best]), float(gain[best] - cost[best])))
@@ -294,7 +296,13 @@ class Scan:
         for k in range(len(self) if limit is None else min(limit, len(self))):
             row = self[k]
             plain = asdict(row)
-            plain |= {"a": str(row.a), "b": str(row.b), "name_a": row.a.name, "name_b": row.b.name, "warnings": list(row.warnings)}
+            plain |= {
+                "a": str(row.a),
+                "b": str(row.b),
+                "name_a": row.a.name,
+                "name_b": row.b.name,
+                "warnings": list(row.warnings),
+            }
             rows.append(plain)
         return rows
 
@@ -341,7 +349,9 @@ class Scan:
                 found.append(f"{names[k]} has no Cβ in the file")
             if names[k].name in ("CYS", "CYX", "CYM", "SEC"):
                 found.append(f"{names[k]} is a free cysteine already")
-            found += [f"{names[k]} is next to the bond at {names[n]}" for n in (k - 1, k + 1) if self._bonded(n, names[k].chain)]
+            found += [
+                f"{names[k]} is next to the bond at {names[n]}" for n in (k - 1, k + 1) if self._bonded(n, names[k].chain)
+            ]
         if names[i].chain == names[j].chain and abs(place[i] - place[j]) <= 3:
             found.append("near neighbours in the chain: hardly a loop")
         return tuple(found)
