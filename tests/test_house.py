@@ -12,7 +12,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "residyn"
 
 # The floors of docs/architecture, ground first. A room is a module or package directly below `residyn`.
 FLOORS = (
-    ("errors", "results", "provenance"),
+    ("errors", "results", "provenance", "csvtext"),
     ("state", "step", "branch", "interpolation"),
     ("schemes", "roots", "gradients"),
     ("flow", "interpolation"),

@@ -6,17 +6,18 @@ The names below load on first use, so that `import residyn` costs nothing and th
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from residyn.analysis import log_norm, max_stable_step, spectral_norm, spectrum
+    from residyn.analysis import constrain, lipschitz, log_norm, max_stable_step, operator_norm, spectral_norm, spectrum
     from residyn.branch import autonomous
-    from residyn.errors import InputError, MissingExtraError, ResidynError, SolveError
+    from residyn.errors import InputError, ResidynError, SolveError
     from residyn.flow import Equilibrium, Flow, Solution, solve
     from residyn.gradients import Adjoint, Backprop, Checkpoint, Implicit, Replay
-    from residyn.results import Estimate, Finding, Outcome, Result
+    from residyn.results import Estimate
     from residyn.roots import Anderson, FixedPoint, Newton
     from residyn.schemes import (
         RK4,
@@ -36,12 +37,12 @@ if TYPE_CHECKING:
     from residyn.step import Residual, Stack
 
 _HOMES = {
-    "residyn.analysis": ("log_norm", "max_stable_step", "spectral_norm", "spectrum"),
+    "residyn.analysis": ("constrain", "lipschitz", "log_norm", "max_stable_step", "operator_norm", "spectral_norm", "spectrum"),
     "residyn.branch": ("autonomous",),
-    "residyn.errors": ("InputError", "MissingExtraError", "ResidynError", "SolveError"),
+    "residyn.errors": ("InputError", "ResidynError", "SolveError"),
     "residyn.flow": ("Equilibrium", "Flow", "Solution", "solve"),
     "residyn.gradients": ("Adjoint", "Backprop", "Checkpoint", "Implicit", "Replay"),
-    "residyn.results": ("Estimate", "Finding", "Outcome", "Result"),
+    "residyn.results": ("Estimate",),
     "residyn.roots": ("Anderson", "FixedPoint", "Newton"),
     "residyn.schemes": (
         "RK4",
@@ -62,10 +63,7 @@ _HOMES = {
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 _SUBPACKAGES = frozenset(
-    (
-        "analysis atlas branch calibrate compat dynamics errors flow gradients interpolation inverse nets report results roots "
-        "protein schemes step testing"
-    ).split()
+    name.removesuffix(".py") for name in os.listdir(__path__[0]) if name[0] not in "_." and name != "py.typed"
 )
 
 __all__ = [
@@ -82,7 +80,6 @@ __all__ = [
     "Estimate",
     "Euler",
     "Event",
-    "Finding",
     "Fixed",
     "FixedPoint",
     "Flow",
@@ -91,21 +88,21 @@ __all__ = [
     "InputError",
     "Kvaerno5",
     "Midpoint",
-    "MissingExtraError",
     "Newton",
-    "Outcome",
     "Replay",
     "Residual",
     "ResidynError",
-    "Result",
     "Rodas5P",
     "Solution",
     "SolveError",
     "Stack",
     "Tsit5",
     "autonomous",
+    "constrain",
+    "lipschitz",
     "log_norm",
     "max_stable_step",
+    "operator_norm",
     "solve",
     "spectral_norm",
     "spectrum",

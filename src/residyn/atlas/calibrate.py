@@ -10,7 +10,8 @@ from torch import Tensor
 from residyn.atlas.context import Context
 from residyn.atlas.data import mnist
 from residyn.atlas.fit import seeded, train
-from residyn.calibrate import Shrink, ece, nll, reliability, stationarity
+from residyn.calibrate import Shrink, ece, nll, stationarity
+from residyn.calibrate.figures import reliability_figure
 from residyn.nets import MLP
 from residyn.results import Figure, Finding, Section, Series, Table
 
@@ -183,23 +184,10 @@ def _summary(o: _Outcome, findings: list[Finding], count: int) -> str:
 
 
 def _figures(o: _Outcome, labels: Tensor) -> list[Figure]:
-    figures = []
-    for when, scores in (("before", o.logits), ("after", o.shrunk)):
-        r = reliability(scores, labels)
-        figures.append(
-            Figure(
-                f"Reliability {when} the step",
-                "confidence",
-                "accuracy",
-                [
-                    Series("95 % interval", r.confidence, r.low, "band", r.high),
-                    Series("calibrated", [0.0, 1.0], [0.0, 1.0]),
-                    Series("measured", r.confidence, r.accuracy, "points"),
-                ],
-                caption="Points below the line: more confident than right.",
-                equal=True,
-            )
-        )
+    figures = [
+        reliability_figure(scores, labels, f"Reliability {when} the step")
+        for when, scores in (("before", o.logits), ("after", o.shrunk))
+    ]
     lams = [o.lam + 0.02 * k * (1 - o.lam) for k in range(-25, 26)]
     loss = [nll((1 - lam) * o.logits, labels) for lam in lams]
     figures.append(

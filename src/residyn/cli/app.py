@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from residyn import __version__
-from residyn.cli import atlas, dynamics, explain, listing
+from residyn.cli import atlas, calibrate, dynamics, explain, listing
 from residyn.cli.options import Debug, examples
 from residyn.cli.output import emit
 
@@ -41,5 +41,9 @@ def _root(
 
 app.command("atlas", epilog=examples("residyn atlas -o atlas.html", "residyn atlas wiener ode --fast --seed 3"))(atlas.atlas)
 app.add_typer(dynamics.app, name="dynamics")
+app.command(
+    "calibrate",
+    epilog=examples("residyn calibrate logits.npz -o report.html", "residyn calibrate held_out.csv --test test.csv --json"),
+)(calibrate.calibrate)
 app.command("list", epilog=examples("residyn list", "residyn list --json"))(listing.list_entries)
 app.command("explain", epilog=examples("residyn explain wiener", "residyn explain depth --json"))(explain.explain)

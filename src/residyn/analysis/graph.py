@@ -1,0 +1,209 @@
+"""Lipschitz constants along a torch.fx graph: every node's with respect to the input, the shapes from one run on zeros."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as f
+from torch import Tensor, fx, nn
+
+from residyn.analysis.layers import layer_bound
+from residyn.analysis.slopes import FUNCTIONS
+from residyn.analysis.undisturbed import undisturbed
+from residyn.errors import InputError
+
+if TYPE_CHECKING:
+    from residyn.analysis.composition import Composition
+
+Shape = tuple[int, ...]
+
+_SUMS = {operator.add, operator.sub, operator.iadd, operator.isub, torch.add, torch.sub, "add", "sub", "add_", "sub_"}
+_PRODUCTS = {operator.mul, operator.imul, torch.mul, "mul", "mul_"}
+_QUOTIENTS = {operator.truediv, torch.div, torch.true_divide, "div", "div_"}
+# Each output entry is one entry of the input, and none is used twice.
+_MOVES = {
+    torch.flatten, torch.reshape, torch.permute, torch.transpose, torch.squeeze, torch.unsqueeze, torch.chunk, torch.split,
+    torch.movedim, operator.neg, torch.neg, torch.abs, operator.getitem, f.pixel_shuffle,
+    "flatten", "reshape", "view", "permute", "transpose", "squeeze", "unsqueeze", "chunk", "split", "movedim", "neg", "abs",
+    "contiguous", "clone", "float", "double", "to", "unflatten",
+}  # fmt: skip
+_INPLACE = {operator.iadd, operator.isub, operator.imul, torch.relu_, "add_", "sub_", "mul_", "div_", "relu_"}
+_JOINS = {torch.cat, torch.concat, torch.stack}
+_POOLS: dict[Any, Callable[..., nn.Module]] = {
+    f.max_pool1d: nn.MaxPool1d, f.max_pool2d: nn.MaxPool2d, f.max_pool3d: nn.MaxPool3d,
+    f.avg_pool1d: nn.AvgPool1d, f.avg_pool2d: nn.AvgPool2d, f.avg_pool3d: nn.AvgPool3d,
+    f.adaptive_avg_pool1d: nn.AdaptiveAvgPool1d, f.adaptive_avg_pool2d: nn.AdaptiveAvgPool2d,
+    f.adaptive_max_pool1d: nn.AdaptiveMaxPool1d, f.adaptive_max_pool2d: nn.AdaptiveMaxPool2d,
+    f.gelu: nn.GELU, f.leaky_relu: nn.LeakyReLU, f.elu: nn.ELU, f.celu: nn.CELU, f.softplus: nn.Softplus,
+    f.hardtanh: nn.Hardtanh, f.softmax: nn.Softmax, torch.softmax: nn.Softmax, f.log_softmax: nn.LogSoftmax,
+}  # fmt: skip
+
+
+class GraphBound(fx.Interpreter):
+    """Runs a graph on zeros and carries, beside each value, its Lipschitz constant with respect to the input.
+
+    Args:
+        composition: What bounds modules.
+        module: The module that was traced.
+        graph: Its graph.
+        name: Its name within the network.
+    """
+
+    def __init__(self, composition: Composition, module: nn.Module, graph: fx.Graph, name: str) -> None:
+        super().__init__(module, garbage_collect_values=False, graph=graph)
+        self.composition, self.name = composition, name
+        self.constants: dict[fx.Node, float] = {}
+
+    def run(self, shape: Shape) -> tuple[float, Shape]:  # type: ignore[override]
+        """The constant of the output, and its shape."""
+        example = next((p for p in self.module.parameters() if p.is_floating_point()), torch.zeros(()))
+        x = torch.zeros(1, *shape, dtype=example.dtype, device=example.device)
+        inputs = [node for node in self.graph.nodes if node.op == "placeholder" and not node.args]
+        if len(inputs) != 1:
+            raise InputError(
+                f"`{self.name}` must take one tensor to be bounded, got {len(inputs)} inputs; wrap it to fix the others"
+            )
+        with undisturbed(x.device), torch.no_grad():
+            try:
+                y = super().run(x)
+            except (RuntimeError, ValueError, TypeError) as error:
+                if isinstance(error, InputError):
+                    raise
+                cause = str(error).strip().splitlines()[0]
+                raise InputError(f"`input_shape` must fit the network, got {shape} for `{self.name}`: {cause}") from None
+        out = next(node for node in self.graph.nodes if node.op == "output")
+        if not isinstance(y, Tensor):
+            raise InputError(f"`{self.name}` must return one tensor to be bounded, got {type(y).__name__}; wrap it to pick one")
+        return self.constants[out], tuple(y.shape[1:])
+
+    def run_node(self, n: fx.Node) -> Any:
+        """One node: its value on zeros, and its constant."""
+        value = super().run_node(n)
+        self.constants[n] = self._constant(n, value)
+        if n.op.startswith("call") and isinstance(value, Tensor):
+            self._overwrite(n, value)
+        return value
+
+    def _overwrite(self, n: fx.Node, value: Tensor) -> None:
+        """What an in-place operation has changed: all that lies in the same memory may hold old entries and new ones."""
+        if n.op == "call_module":
+            changes = bool(getattr(self.fetch_attr(str(n.target)), "inplace", False))
+        else:
+            changes = n.target in _INPLACE or bool(n.kwargs.get("inplace"))
+        if changes:
+            memory = value.untyped_storage().data_ptr()
+            for node, other in self.env.items():
+                if isinstance(other, Tensor) and other.untyped_storage().data_ptr() == memory:
+                    self.constants[node] = math.hypot(self.constants[node], self.constants[n])
+
+    def _constant(self, n: fx.Node, value: Any) -> float:
+        sources = n.all_input_nodes
+        if n.op == "placeholder":
+            return 1.0 if not n.args else 0.0
+        if n.op == "get_attr" or all(self.constants[s] == 0.0 for s in sources):
+            return 0.0
+        if n.op == "output":
+            return self._first(n)
+        if n.op == "call_module":
+            return self._module(n)
+        self.composition.count += 1
+        return self._function(n, value)
+
+    def _module(self, n: fx.Node) -> float:
+        from residyn.analysis.composition import can_fold, fold
+
+        module = self.fetch_attr(str(n.target))
+        source = n.all_input_nodes[0]
+        name = f"{self.name}.{n.target}"
+        if len(n.all_input_nodes) != 1:
+            raise self._unknown(n, f"`{name}` ({type(module).__name__}) with several inputs")
+        if source.op == "call_module" and len(source.users) == 1:
+            before = self.fetch_attr(str(source.target))
+            if can_fold(before, module):
+                start = source.all_input_nodes[0]
+                factor, _ = self.composition.bound(fold(before, module), self._shape(start), f"{self.name}.{source.target}")
+                return self.constants[start] * factor
+        users = list(n.users)
+        if len(users) == 1 and users[0].op == "call_module" and can_fold(module, self.fetch_attr(str(users[0].target))):
+            return self.constants[source]  # counted with the batch norm after it, its only user
+        return self.constants[source] * self.composition.bound(module, self._shape(source), name)[0]
+
+    def _function(self, n: fx.Node, value: Any) -> float:
+        target = n.target
+        if target in _SUMS:
+            scale = abs(float(n.kwargs.get("alpha", 1)))  # type: ignore[arg-type]
+            first, second = n.args[0], n.args[1] if len(n.args) > 1 else n.kwargs["other"]
+            return self._spread(first, value) + scale * self._spread(second, value)
+        if target in _PRODUCTS or target in _QUOTIENTS:
+            return self._scaled(n, value)
+        if target in _MOVES:
+            if target is operator.getitem and not self._distinct(n):
+                raise self._unknown(n, f"indexing by a tensor in `{self.name}`")
+            return self._first(n)
+        if target in _JOINS:
+            return math.hypot(*[self._of(part) for part in n.args[0]])  # type: ignore[union-attr]
+        if target is f.dropout:
+            given = dict(zip(("p", "training"), n.args[1:], strict=False)) | n.kwargs
+            rate = float(given.get("p", 0.5)) if given.get("training", True) else 0.0  # type: ignore[arg-type]
+            return self._first(n) / (1.0 - rate) if rate < 1 else 0.0
+        if target in (torch.mean, "mean", torch.sum, "sum"):
+            merged = self._value(n.all_input_nodes[0]).numel() / value.numel()
+            return self._first(n) * (math.sqrt(merged) if target in (torch.sum, "sum") else 1 / math.sqrt(merged))
+        if target in ("size", "dim", getattr):
+            return 0.0
+        layer = FUNCTIONS[target]() if target in FUNCTIONS else self._pool(n)
+        bound = None if layer is None else layer_bound(layer, self._shape(n.all_input_nodes[0]), self.composition.options)
+        if bound is None:
+            raise self._unknown(n, f"`{getattr(target, '__name__', target)}` in `{self.name}`")
+        return self._first(n) * float(bound)
+
+    def _pool(self, n: fx.Node) -> nn.Module | None:
+        make = _POOLS.get(n.target)
+        if make is None:
+            return None
+        rest = {key: item for key, item in n.kwargs.items() if key not in ("input", "inplace", "_stacklevel", "dtype")}
+        if rest.pop("return_indices", False):
+            raise self._unknown(n, f"`{getattr(n.target, '__name__', n.target)}` with indices in `{self.name}`")
+        return make(*n.args[1:], **rest)
+
+    def _scaled(self, n: fx.Node, value: Tensor) -> float:
+        """Times, or over, something that does not depend on the input."""
+        first, second = n.args[0], n.args[1]
+        if (self._of(first) and self._of(second)) or (self._of(second) and n.target in _QUOTIENTS):
+            raise self._unknown(n, f"a product of two parts that both depend on the input in `{self.name}`")
+        moving, fixed = (first, second) if self._of(first) else (second, first)
+        number = self._value(fixed)
+        size = number.detach().double() if isinstance(number, Tensor) else torch.tensor(float(number))
+        factor = float((1 / size if n.target in _QUOTIENTS else size).abs().max())
+        return self._spread(moving, value) * factor
+
+    def _spread(self, part: Any, value: Tensor) -> float:
+        """The constant of a part that may be broadcast to the value: copies count √(how many)."""
+        own = self._of(part)
+        return own * math.sqrt(value.numel() / self._value(part).numel()) if own else 0.0
+
+    def _distinct(self, n: fx.Node) -> bool:
+        index = n.args[1]
+        entries = index if isinstance(index, tuple) else (index,)
+        return all(entry is None or entry is Ellipsis or isinstance(entry, (int, slice)) for entry in entries)
+
+    def _of(self, part: Any) -> float:
+        return self.constants[part] if isinstance(part, fx.Node) else 0.0
+
+    def _value(self, part: Any) -> Any:
+        return self.env[part] if isinstance(part, fx.Node) else part
+
+    def _first(self, n: fx.Node) -> float:
+        return max(self.constants[source] for source in n.all_input_nodes)
+
+    def _shape(self, node: fx.Node) -> Shape:
+        return tuple(self.env[node].shape[1:])
+
+    def _unknown(self, n: fx.Node, what: str) -> InputError:
+        return InputError(
+            f"{what} has no known Lipschitz constant; put it into a module of its own and give its constant in `known`"
+        )

@@ -1,0 +1,60 @@
+"""`residyn calibrate`: are a model's probabilities to be believed, and what one residual step on its logits mends."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from residyn import provenance, report
+from residyn.cli.options import Debug, Json, Output, Seed
+from residyn.cli.output import emit, say, show
+from residyn.errors import InputError
+from residyn.results import Result
+
+_KINDS = ("auto", "logits", "probabilities")
+
+
+def calibrate(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="npz with `logits` and `labels`, or CSV with a column a class.")],
+    output: Output = None,
+    test: Annotated[
+        str | None, typer.Option("--test", metavar="FILE", help="Judge on this file; else half of FILE is held out.")
+    ] = None,
+    labels: Annotated[str | None, typer.Option("--labels", metavar="NAME", help="Array or column of class numbers.")] = None,
+    scores: Annotated[str | None, typer.Option("--scores", metavar="NAME", help="Array of scores in an npz file.")] = None,
+    kind: Annotated[str, typer.Option("--kind", help="What the scores are: auto, logits or probabilities.")] = "auto",
+    bins: Annotated[int, typer.Option("--bins", metavar="N", help="Bins of the calibration error.")] = 15,
+    seed: Seed = 0,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Fit λ of z⁺ = (1-λ)·z on one half of the samples and judge it on the other."""
+    if kind not in _KINDS:
+        raise InputError(f"`--kind` must be one of {', '.join(_KINDS)}, got {kind!r}")
+    if output is not None:
+        report.check(output)
+    began, started = time.perf_counter(), provenance.now()
+    from residyn.calibrate.assessment import assess
+    from residyn.calibrate.reading import read
+
+    given = read(file, scores=scores, labels=labels)
+    other = None if test is None else read(test, scores=scores, labels=labels)
+    _, section = assess(given, name=Path(file).name, test=other, bins=bins, kind=kind, seed=seed)  # type: ignore[arg-type]
+    seconds = time.perf_counter() - began
+    words = ["residyn", "calibrate", shlex.quote(file), *(["--test", shlex.quote(test)] if test else [])]
+    command = " ".join([*words, "--kind", kind, "--bins", str(bins), "--seed", str(seed)])
+    section = replace(section, seconds=seconds)
+    result = Result("calibrate", section.title, [section], command, seed, provenance.versions(), started, seconds)
+    if output is not None:
+        report.write(result, output)
+        say(f"{report.headline(result)}; written to {output}")
+    if as_json:
+        emit(result.to_json())
+    elif output is None:
+        show(result)
+    raise typer.Exit(1 if result.verdict == "fail" else 0)
