@@ -6,7 +6,7 @@ import dataclasses
 import inspect
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -49,7 +49,7 @@ class Solution:
     stats: Stats
     outcome: Outcome
     events: tuple[Occurrence, ...] = ()
-    _problem: Problem | None = None
+    _problem: Problem | None = field(default=None, repr=False)
 
     @property
     def event(self) -> Occurrence | None:

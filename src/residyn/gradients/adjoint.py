@@ -15,6 +15,7 @@ from residyn.errors import InputError, SolveError
 from residyn.gradients.backprop import Backprop
 from residyn.gradients.base import GradientMode
 from residyn.gradients.dependence import Dependence, find_dependence
+from residyn.roots.differentiate import only_once
 from residyn.schemes.base import Scheme, Time
 from residyn.schemes.control import Adaptive, Control
 from residyn.schemes.problem import Outputs, Problem, Rhs, Taken, value
@@ -92,17 +93,24 @@ class _Adjoint(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, mode: Adjoint, problem: Problem, used: Dependence, x0: Tensor, *tensors: Tensor) -> Tensor:
         outputs = Outputs(problem, x0)
-        for leg, _, x1, step in problem.march(x0):
+        for leg, _, x1, step, _ in problem.march(x0):
             outputs.add(leg, [value(report, step, x1) for report in leg.reports])
         reported = outputs.stack()
         ctx.mode, ctx.problem, ctx.used = mode, problem, used
-        ctx.save_for_backward(reported)
+        ctx.save_for_backward(reported, x0)
         return reported
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        (reported,) = ctx.saved_tensors
+        with torch.no_grad():
+            pulled = _Adjoint._pull_back(ctx, grad)
+        words = "got Adjoint(), whose backward solve leaves no graph; use gradient=Backprop() or Checkpoint()"
+        origin = (grad, ctx.saved_tensors[1])
+        return (None, None, None, *(None if item is None else only_once(item, origin, words) for item in pulled))
+
+    @staticmethod
+    def _pull_back(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        reported, _ = ctx.saved_tensors
         problem: Problem = ctx.problem
         sweep = _PerSample if isinstance(problem.times[0], Tensor) else _Joint
         with ctx.used.detached() as wrt:
@@ -114,7 +122,7 @@ class _Adjoint(torch.autograd.Function):
                 if started:  # until the first cotangent that is not zero, a and g stay zero
                     flow = way.back(i, reported[i], flow + grad[i])
         totals = [None if g is None else g.to(t.dtype) for g, t in zip(way.totals, ctx.used.tensors, strict=True)]
-        return None, None, None, flow + grad[0], *totals
+        return flow + grad[0], *totals
 
 
 class _Joint:
@@ -127,6 +135,7 @@ class _Joint:
         if isinstance(self.control, Adaptive):
             self.scheme = self.scheme.tuned(self.control.rtol, self.control.atol)
         self.totals: list[Tensor | None] = [None] * len(wrt)
+        self.reached = [False] * len(wrt)
         self.times = reported_times(problem)
         self._checked = False
 
@@ -146,7 +155,8 @@ class _Joint:
         for taken in leg.march(row):
             row = taken.x1
         _see(leg)
-        _, a, *self.totals = layout.unpack(row)
+        _, a, *totals = layout.unpack(row)
+        self.totals = [g if there else None for g, there in zip(totals, self.reached, strict=True)]
         return a
 
     def _weighted(self, layout: Layout, row: Tensor) -> Control:
@@ -165,6 +175,8 @@ class _Joint:
 
     def _field(self, t: Time, state: Sequence[Tensor]) -> tuple[Tensor, ...]:
         slope, pulled = self._pull(t, state[0], state[1], self.wrt)
+        for j, item in enumerate(pulled[1:]):
+            self.reached[j] = self.reached[j] or item is not None
         return (slope, *(torch.zeros_like(s) if p is None else -p.to(s.dtype) for p, s in zip(pulled, state[1:], strict=True)))
 
     def _pull(self, t: Time, x: Tensor, a: Tensor, wrt: Sequence[Tensor]) -> tuple[Tensor, _Pulled]:
@@ -175,7 +187,7 @@ class _Joint:
         if not slope.requires_grad:  # f depends on nothing
             return slope, (None,) * (1 + len(wrt))
         if not self._checked:
-            self.used.check(slope, [x, *self.wrt])
+            self.used.check(slope, [x, *self.wrt], lambda: self.problem.f(t, x))
             self._checked = True
         pulled = torch.autograd.grad(slope, [x, *wrt], a, allow_unused=True, retain_graph=self.used.shares_graph)
         return slope.detach(), pulled

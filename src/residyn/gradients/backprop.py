@@ -24,7 +24,7 @@ class Backprop(GradientMode):
     def march(self, problem: Problem) -> Tensor:
         """Run the march as it stands."""
         outputs = Outputs(problem, problem.x0)
-        for leg, _, x1, step in problem.march(problem.x0):
+        for leg, _, x1, step, _ in problem.march(problem.x0):
             outputs.add(leg, [value(report, step, x1) for report in leg.reports])
         return outputs.stack()
 

@@ -12,11 +12,14 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from residyn.errors import InputError
+from residyn.gradients.backprop import Backprop
 from residyn.gradients.base import GradientMode
 from residyn.schemes import failure
 from residyn.schemes.problem import Outputs
+from residyn.state import inside_transform
 
 if TYPE_CHECKING:
+    from residyn.schemes.base import Time
     from residyn.schemes.problem import Leg, Problem
 
 
@@ -48,26 +51,31 @@ class Checkpoint(GradientMode):
 
     def march(self, problem: Problem) -> Tensor:
         """Find the steps without a gradient (where they are not known), then run them in segments."""
+        if inside_transform():
+            return Backprop().march(problem)
         if problem.scheme.real_state and torch.is_grad_enabled():
             # an implicit step differentiates on its way; each time, hooks would run the whole segment again
             from residyn.gradients.replay import Replay
 
             return Replay(keep=0).march(problem)
+        if problem.scheme.forgets:
+            return Backprop().march(problem)
         x = problem.x0
         legs = problem.control.plan(problem) if problem.watch is None else None
         if legs is None or not torch.is_grad_enabled():
             with torch.no_grad():
                 outputs = Outputs(problem, x)
-                for leg, _, x1, step in problem.march(x):
-                    outputs.add(leg, _values(leg, x1, step))
+                for taken in problem.march(x):
+                    outputs.add(taken.leg, _values(taken.leg, taken.x1, taken.step))
             if not torch.is_grad_enabled():
                 return outputs.stack()
             legs = problem.legs
         problem.legs = []
-        outputs = Outputs(problem, x)
+        outputs, memory, width = Outputs(problem, x), (), 0.0
         for part in self._parts(legs):
             start = x
-            x, *values = _remembered(_segment, problem, part, start)
+            x, memory, *values = _remembered(_segment, problem, part, start, memory, width)
+            width = part[-1].t1 - part[-1].t0
             sound = part if failure.finite(x) else self._before_failure(problem, part, start)
             problem.legs.extend(sound)
             for leg in sound:
@@ -114,14 +122,18 @@ def _values(leg: Leg, x1: Tensor, step: Any) -> list[Tensor]:
     return [value(report, step, x1) for report in leg.reports]
 
 
-def _segment(problem: Problem, legs: Sequence[Leg], x: Tensor) -> tuple[Tensor, ...]:
+def _segment(
+    problem: Problem, legs: Sequence[Leg], x: Tensor, memory: tuple[Tensor, ...], width: Time
+) -> tuple[Tensor | tuple[Tensor, ...], ...]:
+    """Legs from x, and from what the scheme remembers of one of that width before them."""
     values: list[Tensor] = []
-    state = problem.scheme.init(problem.f, legs[0].t0, x)
+    scheme = problem.scheme
+    state = scheme.recall(memory, width) if memory else scheme.init(problem.f, legs[0].t0, x)
     for leg in legs:
         x1, state_next, found = problem.take(leg, x, state)
         values += found
-        x, state = x1, state_next if leg.accept is None else problem.scheme.merge(leg.accept, state_next, state)
-    return (x, *values)
+        x, state = x1, state_next if leg.accept is None else scheme.merge(leg.accept, state_next, state)
+    return (x, scheme.memory(state) if scheme.carries_memory else (), *values)
 
 
 def _run(blocks: Sequence[Callable[[Tensor], Tensor]], x: Tensor) -> Tensor:

@@ -48,15 +48,26 @@ class Dependence:
         finally:
             f.args = kept
 
-    def check(self, x1: Tensor, inputs: list[Tensor]) -> None:
+    def check(self, x1: Tensor, inputs: list[Tensor], again: Callable[[], Tensor]) -> None:
         """See that a step used no tensor that was not found before the march; a gradient would be missing, silently.
+
+        Args:
+            x1: What the step came to.
+            inputs: What is known.
+            again: Takes the step once more. A tensor that f or the scheme makes anew each time, as one does that differentiates
+                on its way, is nobody's to differentiate by, and is then another.
 
         Raises:
             InputError: If it did.
         """
         known = {id(tensor) for tensor in [*inputs, *self.tensors[self.in_args :]]}
-        for leaf in leaves_of(x1):
-            if id(leaf) not in known:
+        strange = [leaf for leaf in leaves_of(x1) if id(leaf) not in known and not hasattr(leaf, "made_by_the_step")]
+        if not strange:
+            return
+        with torch.enable_grad():
+            others = {id(leaf) for leaf in leaves_of(again())}
+        for leaf in strange:
+            if id(leaf) in others:
                 raise InputError(
                     f"`f` must use the same tensors at every time, got one of shape {tuple(leaf.shape)} that it did not use at "
                     "t[0]; hand it over in `args`, make f an nn.Module with it as a parameter, or use gradient=Checkpoint()"

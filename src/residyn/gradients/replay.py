@@ -16,6 +16,7 @@ from residyn.gradients.backprop import Backprop
 from residyn.gradients.base import GradientMode
 from residyn.gradients.checkpoint import Checkpoint
 from residyn.gradients.dependence import Dependence, Dice, find_dependence
+from residyn.roots.differentiate import only_once
 from residyn.schemes.problem import Outputs, Taken, value
 from residyn.state import inside_transform
 
@@ -50,16 +51,18 @@ class Replay(GradientMode):
 
     def march(self, problem: Problem) -> Tensor:
         """Run the first steps under autograd while their graphs are small, the others without, remembering their starts."""
-        if not torch.is_grad_enabled() or inside_transform() or problem.scheme.carries_memory:
+        if not torch.is_grad_enabled() or inside_transform() or problem.scheme.forgets:
             return Backprop().march(problem)
         outputs = Outputs(problem, problem.x0)
         march = problem.march(problem.x0)
         x, scales = problem.x0, _Scales(problem.x0)
+        memory: tuple[Tensor, ...] = ()
         if self.keep > 0:
             room, taken = float(self.keep), next(march, None)
             while taken is not None:
                 x = _add(outputs, taken)
                 room -= scales.weigh(x)
+                memory = _memory(problem, taken)
                 if room < scales.leg:
                     break
                 taken = next(march, None)
@@ -67,19 +70,21 @@ class Replay(GradientMode):
                 for taken in march:
                     _add(outputs, taken)
                 return outputs.stack()
-        return self._replay(problem, march, outputs, x)
+        return self._replay(problem, march, outputs, x, memory)
 
-    def _replay(self, problem: Problem, march: Iterator[Taken], outputs: Outputs, x: Tensor) -> Tensor:
-        """The rest of a march, from x on, as one node of the graph."""
+    def _replay(
+        self, problem: Problem, march: Iterator[Taken], outputs: Outputs, x: Tensor, memory: tuple[Tensor, ...]
+    ) -> Tensor:
+        """The rest of a march, from x and what the scheme remembers on, as one node of the graph."""
         used = find_dependence(problem, x)
         first = len(outputs.values)
-        tape = _Tape(problem, used, march, outputs)
+        tape = _Tape(problem, used, march, outputs, len(memory))
         if used.random and problem.control.plan(problem) is None:
             # tries that were refused drew numbers too, and a stage may be shared by two steps: autograd alone knows which
             for taken in march:
                 _add(outputs, taken)
         elif used.tensors or x.requires_grad:
-            reported = _Replayed.apply(tape, x, *used.tensors)  # type: ignore[no-untyped-call]
+            reported = _Replayed.apply(tape, x, *memory, *used.tensors)  # type: ignore[no-untyped-call]
             outputs.values[first:] = [reported] if outputs.index else list(reported.unbind())
         else:
             with torch.no_grad():
@@ -93,21 +98,32 @@ class Replay(GradientMode):
 
 
 def _add(outputs: Outputs, taken: Taken) -> Tensor:
-    leg, _, x1, step = taken
+    leg, _, x1, step, _ = taken
     outputs.add(leg, [value(report, step, x1) for report in leg.reports])
     return x1
 
 
+def _memory(problem: Problem, taken: Taken) -> tuple[Tensor, ...]:
+    """What the scheme remembers of a leg, besides where it ended."""
+    scheme, accept = problem.scheme, taken.leg.accept
+    if not scheme.carries_memory:
+        return ()
+    return scheme.memory(taken.step.state if accept is None else scheme.merge(accept, taken.step.state, taken.state))
+
+
 @dataclass
 class _Tape:
-    """What the way back needs: each leg, and the state where it began."""
+    """What the way back needs: each leg, the state where it began, and what the scheme remembered there."""
 
     problem: Problem
     used: Dependence
     march: Iterator[Taken]
     outputs: Outputs
+    carried: int
+    """How many tensors the scheme remembered where the tape begins."""
     legs: list[Leg] = field(default_factory=list)
     starts: list[Tensor] = field(default_factory=list)
+    memories: list[tuple[Tensor, ...]] = field(default_factory=list)
     dice: list[Dice] = field(default_factory=list)
     late_dice: bool = False
 
@@ -122,6 +138,8 @@ class _Replayed(torch.autograd.Function):
         for taken in tape.march:
             tape.legs.append(taken.leg)
             tape.starts.append(taken.x)
+            known = tape.carried > 0 or len(tape.legs) > 1  # what `init` makes again is no memory
+            tape.memories.append(tape.problem.scheme.memory(taken.state) if known else ())
             _add(outputs, taken)
             if tape.used.random:
                 tape.dice.append(dice)
@@ -140,11 +158,9 @@ class _Replayed(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         with torch.no_grad():
             pulled = _Replayed._pull_back(ctx, grad)
-        if not torch.is_grad_enabled():
-            return (None, *pulled)
         origin = (grad, *ctx.saved_tensors)
-        once = _OnlyOnce.apply
-        return (None, *(None if item is None else once(item, *origin) for item in pulled))  # type: ignore[no-untyped-call]
+        words = "got Replay(), whose graph is gone; use gradient=Backprop() or Checkpoint()"
+        return (None, *(None if item is None else only_once(item, origin, words) for item in pulled))
 
     @staticmethod
     def _pull_back(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -155,41 +171,39 @@ class _Replayed(torch.autograd.Function):
                 "use gradient=Checkpoint()"
             )
         totals: list[Tensor | None] = [None] * len(tape.used.tensors)
-        flow = grad.new_zeros(ctx.shape)
+        flow: list[Tensor | None] = [grad.new_zeros(ctx.shape)]
         with tape.used.detached() as stand_ins:
             end = len(grad)
             for i in range(len(tape.legs) - 1, -1, -1):
                 flow, end = _pull(tape, i, flow, grad, end, stand_ins, totals)
-        return (flow, *totals)
-
-
-class _OnlyOnce(torch.autograd.Function):
-    """Identity, with the error that a second differentiation deserves."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, *origin: Tensor) -> Tensor:
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> None:
-        raise InputError(
-            "`gradient` must be one that can be differentiated twice, got Replay(), whose graph is gone; "
-            "use gradient=Backprop() or Checkpoint()"
-        )
+        flow += [None] * (1 + tape.carried - len(flow))
+        return (*flow, *totals)
 
 
 def _pull(
-    tape: _Tape, i: int, flow: Tensor, grad: Tensor, end: int, stand_ins: list[Tensor], totals: list[Tensor | None]
-) -> tuple[Tensor, int]:
+    tape: _Tape,
+    i: int,
+    flow: list[Tensor | None],
+    grad: Tensor,
+    end: int,
+    stand_ins: list[Tensor],
+    totals: list[Tensor | None],
+) -> tuple[list[Tensor | None], int]:
     """Pull the gradient `flow` at the end of leg i back to its start, adding to the parameters' totals on the way.
 
-    `grad` up to `end` belongs to the values reported in this leg and before it; where that ends for the leg before is returned.
+    The flow is that to x, and to what the scheme remembers, if anything. `grad` up to `end` belongs to the values reported in
+    this leg and before it; where that ends for the leg before is returned.
     """
-    problem, leg, used = tape.problem, tape.legs[i], tape.used
-    x = tape.starts[i].detach().requires_grad_()
+    leg, used = tape.legs[i], tape.used
+    start = [item.detach().requires_grad_() for item in (tape.starts[i], *tape.memories[i])]
     with _dice(tape, i), torch.enable_grad():
-        x1, _, values = problem.take(leg, x)
-    ends, weights = [x1], [flow]
+        x1, memory, values = _again(tape, i, start)
+    assert flow[0] is not None
+    ends, weights = [x1], [flow[0]]
+    for item, weight in zip(memory, flow[1:], strict=False):  # none is known at the end of the last leg
+        if weight is not None and item.requires_grad:
+            ends.append(item)
+            weights.append(weight)
     for report, item in zip(reversed(leg.reports), reversed(values), strict=True):
         rows = 1 if report.rows is None else len(report.rows)
         weight = grad[end - 1] if report.rows is None else grad[end - rows : end]
@@ -199,16 +213,32 @@ def _pull(
         else:
             ends.append(item)
             weights.append(weight)
-    inputs = [x, *stand_ins]
+    inputs = [*start, *stand_ins]
     for item in ends:
-        used.check(item, inputs)
+        used.check(item, inputs, lambda: _again(tape, i, start)[0])
     pulled = torch.autograd.grad(ends, inputs, weights, allow_unused=True, retain_graph=used.shares_graph)
-    for j, item in enumerate(pulled[1:]):
+    for j, item in enumerate(pulled[len(start) :]):
         if item is not None:
             so_far = totals[j]
             # the first may be memory that autograd shares; from then on the sum is ours and grows in place
             totals[j] = item.clone() if so_far is None else so_far.add_(item)
-    return (torch.zeros_like(x) if pulled[0] is None else pulled[0]), end
+    flow = list(pulled[: len(start)])
+    flow[0] = torch.zeros_like(start[0]) if flow[0] is None else flow[0]
+    return flow, end
+
+
+def _again(tape: _Tape, i: int, start: list[Tensor]) -> tuple[Tensor, tuple[Tensor, ...], list[Tensor]]:
+    """Leg i once more: the state after it, what the scheme remembers then, and the reported values."""
+    problem, leg, (x, *memory) = tape.problem, tape.legs[i], start
+    state = None
+    if memory:
+        before = tape.legs[i - 1] if i else problem.legs[len(problem.legs) - len(tape.legs) - 1]
+        state = problem.scheme.recall(tuple(memory), before.t1 - before.t0)
+    x1, after, values = problem.take(leg, x, state)
+    if not problem.scheme.carries_memory:
+        return x1, (), values
+    after = after if leg.accept is None else problem.scheme.merge(leg.accept, after, state)
+    return x1, problem.scheme.memory(after), values
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ from residyn.errors import InputError, ResidynWarning
 from residyn.gradients.backprop import Backprop
 from residyn.gradients.base import GradientMode
 from residyn.gradients.dependence import Dependence, find_dependence
+from residyn.roots.differentiate import only_once
 from residyn.schemes.problem import Outputs, Taken, value
 from residyn.schemes.reversible import Invertible
 from residyn.state import inside_transform
@@ -124,7 +125,7 @@ class _Reversed(torch.autograd.Function):
         state: Any = None
         last = x
         assert tape.march is not None
-        for leg, _, x1, step in tape.march:
+        for leg, _, x1, step, _ in tape.march:
             tape.legs.append(leg)
             outputs.add(leg, [value(report, step, x1) for report in leg.reports])
             last, state = x1, step.state
@@ -137,13 +138,20 @@ class _Reversed(torch.autograd.Function):
         return result
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        with torch.no_grad():
+            pulled = _Reversed._pull_back(ctx, grad)
+        words = "got Reversible(), whose graph is gone; use gradient=Backprop() or Checkpoint()"
+        origin = (grad, ctx.saved_tensors[0])
+        return (None, *(None if item is None else only_once(item, origin, words) for item in pulled))
+
+    @staticmethod
+    def _pull_back(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         tape: _Tape = ctx.tape
         x0, reported = ctx.saved_tensors
         totals: list[Tensor | None] = [None] * len(tape.used.tensors)
         if tape.end is None or not tape.legs:
-            return (None, torch.zeros_like(x0), *totals)
+            return (torch.zeros_like(x0), *totals)
         x, state = tape.end
         flow = (torch.zeros_like(x), torch.zeros_like(x))
         end = len(grad)
@@ -155,7 +163,7 @@ class _Reversed(torch.autograd.Function):
                 flow, end = _pull(tape, leg, (x, state), flow, grad, end, stand_ins, totals)
         tape.compare(x, x0, float(tape.problem.times[0]))
         # at the start the copy is x itself
-        return (None, flow[0] + flow[1], *totals)
+        return (flow[0] + flow[1], *totals)
 
 
 @torch.no_grad()
@@ -188,7 +196,7 @@ def _pull(
             weights.append(grad[end])
     inputs = [x, z, *stand_ins]
     for item in ends:
-        tape.used.check(item, inputs)
+        tape.used.check(item, inputs, lambda: tape.problem.take(leg, x, z)[0])
     pulled = torch.autograd.grad(ends, inputs, weights, allow_unused=True, retain_graph=tape.used.shares_graph)
     for j, item in enumerate(pulled[2:]):
         if item is not None:

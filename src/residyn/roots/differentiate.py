@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from residyn.errors import InputError
+
 Pullback = Callable[[Tensor], Tensor]
 """u → (∂g/∂x)ᴴ·u at the solution."""
 
@@ -58,9 +60,39 @@ class _Hooked(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, hook: Callable[[Tensor], Tensor]) -> Tensor:
         ctx.hook = hook
+        ctx.save_for_backward(x)
         return x.view_as(x)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return ctx.hook(grad), None
+        with torch.no_grad():
+            found = ctx.hook(grad)
+        words = "got the implicit gradient of a solved equation; use an explicit scheme or Rodas5P() with gradient=Backprop()"
+        return only_once(found, (grad, *ctx.saved_tensors), words), None
+
+
+def only_once(item: Tensor, origin: tuple[Tensor, ...], words: str) -> Tensor:
+    """A gradient that was found outside autograd; where its own gradient is asked for, an error and not a wrong number.
+
+    Args:
+        item: The gradient.
+        origin: The tensors it was computed from.
+        words: What was got, and what to use.
+    """
+    if not torch.is_grad_enabled():
+        return item
+    marked: Tensor = _OnlyOnce.apply(words, item, *origin)  # type: ignore[no-untyped-call]
+    return marked
+
+
+class _OnlyOnce(torch.autograd.Function):
+    """Identity, with the error that a second differentiation deserves."""
+
+    @staticmethod
+    def forward(ctx: Any, words: str, x: Tensor, *origin: Tensor) -> Tensor:
+        ctx.words = words
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> None:
+        raise InputError(f"`gradient` must be one that can be differentiated twice, {ctx.words}")

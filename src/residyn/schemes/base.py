@@ -70,7 +70,8 @@ class Scheme(abc.ABC):
         real_state: Whether it needs the state as real numbers; complex states are handed to it as pairs.
         linear: Whether one step of x' = λx is R(hλ)·x and nothing else, so that equal steps of a linear branch collapse.
         failure: What it means if its equations are not solved.
-        carries_memory: Whether its state holds more than `init` can make again from (t, x), as a multistep history does.
+        carries_memory: Whether its state holds more than `init` can make again from (t, x), as a multistep history does; a
+            scheme that says what, by `memory` and `recall`, keeps the gradient modes that save memory.
     """
 
     order: int
@@ -106,6 +107,19 @@ class Scheme(abc.ABC):
     def callables(self) -> tuple[Callable[..., Any], ...]:
         """What the scheme calls besides f, e.g. a proximal map; a gradient goes to the parameters of these too."""
         return ()
+
+    def memory(self, state: Any) -> tuple[Tensor, ...]:
+        """The tensors of a state through which a step depends on the steps before it, besides x; none of an initial state."""
+        return ()
+
+    def recall(self, memory: tuple[Tensor, ...], h: Time) -> Any:
+        """The state that has these tensors for its `memory`, after a step of length h."""
+        return None
+
+    @property
+    def forgets(self) -> bool:
+        """Whether it carries a memory that it does not hand out, so that no step can be taken again by itself."""
+        return self.carries_memory and type(self).memory is Scheme.memory
 
     def merge(self, accept: Tensor, new: Any, old: Any) -> Any:
         """What to carry where only the samples in `accept`, `(B, 1, …)` or as x, have taken the step."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -77,7 +78,7 @@ class Fixed(Control):
                 problem.outcome, _ = failure.first_non_finite(problem, legs[since : i + 1], sure)
                 return
             problem.stats.accepted += 1
-            yield Taken(leg, x, step.x, step)
+            yield Taken(leg, x, step.x, step, state)
             x, state = step.x, step.state
             if leg.reports:
                 since, sure = i + 1, x
@@ -159,6 +160,11 @@ class Adaptive(Control):
                 f"got {self.integral!r} and {self.proportional!r}; 1 and 0 are usual"
             )
 
+    @functools.cached_property
+    def _may_vanish(self) -> bool:
+        """Whether the tolerance of a component may be zero."""
+        return bool((torch.as_tensor(self.atol) == 0).any())
+
     def march(self, problem: Problem, x0: Tensor) -> Iterator[Taken]:
         """Take steps until the last time, or until `problem.outcome` says why not."""
         if self.per_sample or isinstance(problem.times[0], Tensor):  # times of their own need steps of their own
@@ -174,18 +180,22 @@ class Adaptive(Control):
         h = math.copysign(min(size, self.max_step), end - t)
         magnitude = x.abs()
         root_n = math.sqrt(x.numel())
-        previous, broke, least = 1.0, 0.0, 1e-20 * abs(end - t)
+        previous, broke, least, retry, kept = 1.0, 0.0, 1e-20 * abs(end - t), False, 0
         for _ in range(self.max_steps):
             t1 = end if (t + 1.01 * h >= end if forward else t + 1.01 * h <= end) else t + h
-            if abs(t1 - t) <= max(4 * math.ulp(t), least):
-                problem.outcome = failure.underflow(problem, t, x, h, broke)
-                return
+            shortest = max(4 * math.ulp(t), least)
+            if (abs(t1 - t) <= shortest and t1 != end) or (retry and abs(t1 - t) <= shortest):
+                if retry or not math.isfinite(h) or h == 0.0:  # what was refused can be tried no shorter
+                    problem.outcome = failure.underflow(problem, t, x, h, broke)
+                    return
+                h = math.copysign(2 * shortest, h)  # the least step that the time resolves
+                t1 = end if (t + 1.01 * h >= end if forward else t + 1.01 * h <= end) else t + h
             step = scheme.step(f, t, t1, x, state)
             assert step.error is not None  # `solve` has checked that the scheme has an estimate
             error = step.error()
             with torch.no_grad():
                 magnitude1 = step.x.abs()
-                scale = torch.maximum(magnitude, magnitude1).mul_(self.rtol).add_(self.atol)
+                scale = self.scale(torch.maximum(magnitude, magnitude1))
                 ratio = float(torch.linalg.vector_norm(error.div_(scale))) / root_n
             factor = self._factor(ratio, previous, scheme.error_order)
             forced = abs(h) <= self.min_step
@@ -195,14 +205,17 @@ class Adaptive(Control):
                 while slot < len(times) and (times[slot] <= t1 if forward else times[slot] >= t1):
                     reports.append(Report(slot, 1.0 if times[slot] == t1 else (times[slot] - t) / (t1 - t)))
                     slot += 1
-                yield Taken(Leg(t, t1, tuple(reports)), x, step.x, step)
-                broke = 0.0
+                yield Taken(Leg(t, t1, tuple(reports)), x, step.x, step, state)
+                broke, retry = 0.0, False
                 t, x, state, magnitude, previous = t1, step.x, step.state, magnitude1, max(ratio, 1e-10)
+                kept += ratio > 1.0
                 if slot == len(times):
+                    problem.outcome = failure.inaccurate(kept, self.min_step)
                     f.forget()
                     return
             else:
                 stats.rejected += 1
+                retry = True
                 factor = min(factor, 1.0)
                 broke = h if ratio != ratio and not broke else broke
                 if forced:  # no shorter step is allowed, and this one leaves the numbers
@@ -211,6 +224,11 @@ class Adaptive(Control):
             h = (t1 - t if ratio > 1.0 or ratio != ratio else h) * factor
             h = math.copysign(min(max(abs(h), self.min_step), self.max_step), h)
         problem.outcome = failure.too_many(problem, self.max_steps, t, x, h)
+
+    def scale(self, magnitude: Tensor) -> Tensor:
+        """atol + rtol·|x|, in place of |x|; where both are zero, an error of zero is none."""
+        scale = magnitude.mul_(self.rtol).add_(self.atol)
+        return scale.clamp_min_(torch.finfo(scale.dtype).tiny) if self._may_vanish else scale
 
     def _factor(self, ratio: float, previous: float, order: int) -> float:
         """By how much the next step may be longer."""
@@ -246,12 +264,12 @@ def initial_step(control: Adaptive, problem: Problem, x0: Tensor) -> float:
     """
     f, t0, order = problem.f, problem.times[0], problem.scheme.error_order
     span = abs(problem.times[-1] - t0)
-    scale = x0.abs().mul_(control.rtol).add_(control.atol)
+    scale = control.scale(x0.abs())
     slope = f.remember(t0, x0)
     root_n = math.sqrt(x0.numel())
     d0, d1 = (v / root_n for v in torch.stack([_norm(x0 / scale), _norm(slope / scale)]).tolist())
-    if not math.isfinite(d1):
-        return 0.0  # the first step fails, and says where
+    if not math.isfinite(d1):  # f is not finite, and the first step says where; or a tolerance is zero
+        return min(1e-6, span) if failure.finite(slope) else 0.0
     h0 = 1e-6 if d0 < 1e-5 or d1 < 1e-5 else 0.01 * d0 / d1
     h0 = min(h0, span)
     signed = math.copysign(h0, problem.times[-1] - t0)

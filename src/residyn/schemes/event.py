@@ -149,7 +149,7 @@ class Watch:
     @torch.no_grad()
     def see(self, taken: Taken) -> tuple[Taken, bool]:
         """The step with what happened in it among its reports, and whether the march is over."""
-        leg, _, x1, _ = taken
+        leg, _, x1, *_ = taken
         crossed = []
         for i, event in enumerate(self.events):
             before = self.values[i]

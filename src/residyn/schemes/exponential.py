@@ -31,8 +31,8 @@ class ExponentialMidpoint(Scheme):
     Args:
         corrections: How often x̄ is predicted anew with the A found at it; each costs an evaluation and an exponential. Order
             2 needs none.
-        history: Whether Ã comes from the step before. The march then has a memory, and gradient modes that take single steps
-            again fall back to plain backpropagation.
+        history: Whether Ã comes from the step before. The march then has a memory: A, which is kept beside each state by
+            gradient modes that take single steps again.
 
     Raises:
         InputError: If an argument breaks its rule; on use, if the field is no `Generator` (or a `Dense` branch without offset).
@@ -74,6 +74,14 @@ class ExponentialMidpoint(Scheme):
             start = torch.lerp(state.matrix, guess, _share(state.h, h, guess))
         dense = functools.partial(_dense, start, guess, h, x)
         return Step(x1, None, dense, _Past(guess, h) if self.history else None)
+
+    def memory(self, state: Any) -> tuple[Tensor, ...]:
+        """A at the middle of the step before."""
+        return (state.matrix,) if isinstance(state, _Past) else ()
+
+    def recall(self, memory: tuple[Tensor, ...], h: Time) -> Any:
+        """A and the length of that step."""
+        return _Past(memory[0], h)
 
     def merge(self, accept: Tensor, new: Any, old: Any) -> Any:
         """Nothing: without an error estimate all samples take every step."""

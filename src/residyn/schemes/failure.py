@@ -61,10 +61,19 @@ def underflow(problem: Problem, t: Time, x: Tensor, h: Time, broke: float = 0.0)
         if not finite(trial.x):
             return _non_finite(problem, t, x, broke, trial.x, BROKEN_FIX["the step"], looks_stiff(problem, t, x, broke))
     sample, component, place = locate(problem, slope)
+    fix = SINGULAR_FIX
+    if abs(_number(h)) > 1e-9 * abs(_number(problem.times[-1]) - _number(problem.times[0])):
+        fix = "a time as large as this one resolves no shorter step: count time from the start of the span"
     message = f"the step size fell to {_show(h)} at t = {_show(t)}, where {place} changes fastest, |f| = {_top(slope):.3g}"
-    return Outcome(
-        "step_underflow", message, SINGULAR_FIX, _number(t), _number(h), component, sample, looks_stiff(problem, t, x, h)
-    )
+    return Outcome("step_underflow", message, fix, _number(t), _number(h), component, sample, looks_stiff(problem, t, x, h))
+
+
+def inaccurate(kept: int, min_step: float) -> Outcome:
+    """Success; what `min_step` kept although its error was too large is told."""
+    if not kept:
+        return Outcome("success")
+    message = f"{kept} steps of min_step = {min_step:g} were kept although their errors exceed the tolerances"
+    return Outcome("success", message, "lower `min_step`, or loosen rtol and atol")
 
 
 @torch.no_grad()

@@ -18,7 +18,7 @@ from residyn.roots.differentiate import Pullback, implicit_gradient
 from residyn.roots.linear import DENSE_LIMIT, DenseSolver, forward_product, gmres, jacobian, rows_of
 from residyn.schemes.base import Field, Rational, Scheme, Step, Time
 from residyn.schemes.explicit import combine, step_size
-from residyn.schemes.problem import Rhs, coupled
+from residyn.schemes.problem import Rhs, coupled, evaluate_once
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,14 @@ class DiagonallyImplicit(Scheme):
         x1 = x1 if solver.failed is None else torch.where(solver.failed, math.nan, x1)
         return Step(x1, record.error if self.tableau.error else None, record.dense, record, solver.failed)
 
+    def memory(self, state: Record | None) -> tuple[Tensor, ...]:
+        """The slope of the last stage, where it is the first of the next step."""
+        return () if state is None or not self.carries_memory else (state.slope,)
+
+    def recall(self, memory: tuple[Tensor, ...], h: Time) -> Any:
+        """That slope, at which the next step linearises anew."""
+        return _Recalled(memory[0])
+
     def merge(self, accept: Tensor, new: Record, old: Record | None) -> Record:
         """What the next step starts from, sample by sample."""
         return new.masked(accept)
@@ -125,7 +133,7 @@ class Linearisation:
     def __init__(self, f: Field, t: Time, x: Tensor) -> None:
         self.leaf = x.detach().requires_grad_()
         with torch.enable_grad():
-            self.image = f(t, self.leaf)
+            self.image = evaluate_once(f, t, self.leaf, "an implicit scheme")
         self.coupled = coupled(f, t, self.image, self.leaf)
         self.size = rows_of(x, self.coupled).shape[1]
         self._matrix: Tensor | None = None
@@ -191,6 +199,17 @@ class Record:
         return x0 + theta * gap + theta * (theta - 1) * inner
 
 
+class _Recalled:
+    """What a step needs of the one before it, from its slope alone."""
+
+    def __init__(self, slope: Tensor) -> None:
+        self.slope = slope
+
+    def here(self, f: Field, t: Time, x: Tensor) -> Linearisation:
+        """∂f/∂x where that step ended."""
+        return Linearisation(f, t, x)
+
+
 class _StageSolver:
     """Solves the stages of one step: z = base + hγ·f(t, z)."""
 
@@ -214,7 +233,9 @@ class _StageSolver:
             z = self._newton(f, t, base.detach(), weight, gamma, guess.detach())
         if torch.is_grad_enabled():
             cut = base.detach()
-            z = implicit_gradient(lambda v: base + weight * f(t, v), z, self._transposed, lambda v: cut + weight * f(t, v))
+            image = implicit_gradient(lambda v: base + weight * f(t, v), z, self._transposed, lambda v: cut + weight * f(t, v))
+            # the value stays Newton's, so that a step is the same with and without autograd
+            z = z + (image - image.detach()) if image.requires_grad else z
         # a sample that has arrived takes steps of length zero, along which any slope will do
         return z, (z - base) / (torch.where(weight == 0.0, 1.0, weight) if isinstance(weight, Tensor) else weight)
 

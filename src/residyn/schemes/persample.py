@@ -48,10 +48,11 @@ def march_per_sample(control: Adaptive, problem: Problem, x0: Tensor) -> Iterato
         error, failed = step.error(), step.failed
         with torch.no_grad():
             magnitude1 = step.x.abs()
-            scale = torch.maximum(magnitude, magnitude1).mul_(control.rtol).add_(control.atol)
+            scale = control.scale(torch.maximum(magnitude, magnitude1))
             reports = clocks.judge(_mean_square(error.div_(scale)).cpu().double().numpy())
         stats.accepted += clocks.all_accepted
         stats.rejected += not clocks.all_accepted
+        before = state
         if clocks.all_accepted:
             leg, x1, state = Leg(start, end, reports), step.x, step.state
             start, magnitude = end, magnitude1
@@ -62,11 +63,13 @@ def march_per_sample(control: Adaptive, problem: Problem, x0: Tensor) -> Iterato
             leg, x1 = Leg(start, end, reports, mask), torch.where(mask, step.x, x)
             state = scheme.merge(mask, step.state, state)
             start, magnitude = clocks.time(clocks.t), x1.detach().abs()
-        yield Taken(leg, x, x1, step)
+        yield Taken(leg, x, x1, step, before)
         x = x1
         if problem.stopped is not None:
             clocks.stop(problem.stopped)
         if clocks.arrived:
+            if problem.outcome.kind == "success":
+                problem.outcome = failure.inaccurate(clocks.kept, control.min_step)
             problem.f.forget()
             return
     problem.outcome = _failed(problem, "max_steps", int((clocks.t != clocks.end).argmax()), clocks, x)
@@ -100,6 +103,7 @@ class _Clocks:
             first = _initial_steps(control, problem, x0, self.tensor(self.sign))
         self.h = np.minimum(first.flatten().cpu().double().numpy(), control.max_step)
         self.broke = np.zeros_like(self.t)
+        self.refused = np.zeros(self.t.shape, dtype=bool)
         self.previous = np.ones_like(self.t)
         order = problem.scheme.error_order + 1
         self.change = control.proportional / order
@@ -107,6 +111,7 @@ class _Clocks:
         self.limited = control.min_step > 0.0 or control.max_step < math.inf
         self.arrived = False
         self.stuck: int | None = None
+        self.kept = 0
         self.real = x0.dtype.to_real() if x0.dtype.is_complex else x0.dtype
 
     def tensor(self, values: Array, dtype: torch.dtype | None = None) -> Tensor:
@@ -131,8 +136,14 @@ class _Clocks:
         self.tried = self.t1 - t
         small = self.tried <= self.least
         if small.any():
-            small &= (self.tried <= np.maximum(4 * np.spacing(np.abs(t)), 1e-20 * np.abs(end))) & (t != end)
-            return int(small.argmax()) if small.any() else None
+            shortest = np.maximum(4 * np.spacing(np.abs(t)), 1e-20 * np.abs(end))
+            small &= (self.tried <= shortest) & (t != end)
+            lost = small & (self.refused | ~(h > 0))  # what was refused can be tried no shorter
+            if lost.any():
+                return int(lost.argmax())
+            # else the least step that the time resolves
+            self.t1 = np.where(small & (self.t1 != end), np.minimum(t + 2 * shortest, end), self.t1)
+            self.tried = self.t1 - t
         return None
 
     def stop(self, which: Tensor) -> None:
@@ -147,6 +158,7 @@ class _Clocks:
         self.all_accepted = bool(self.accept.all())
         if not self.all_accepted:
             square = self._refuse(square)
+        self.refused = ~self.accept
         reports = self._reports() if (self.t1 >= self.due).any() else ()
         factor = control.safety * np.maximum(square, 1e-200) ** (0.5 * self.power)
         if self.change:
@@ -172,7 +184,9 @@ class _Clocks:
             least = self.h <= control.min_step
             hopeless = least & ~np.isfinite(square) & (self.t != self.end)
             self.stuck = int(hopeless.argmax()) if hopeless.any() else None
-            self.accept |= least & np.isfinite(square)
+            forced = ~self.accept & least & np.isfinite(square)
+            self.kept += int(forced.sum())
+            self.accept |= forced
             self.all_accepted = bool(self.accept.all())
         self.broke = np.where(self.accept, 0.0, self.broke)
         return square
@@ -212,15 +226,15 @@ def _initial_steps(control: Adaptive, problem: Problem, x0: Tensor, sign: Tensor
     def norm(v: Tensor) -> Tensor:
         return (torch.linalg.vector_norm(v.reshape(flat), dim=1) / root_n).view_as(t0)
 
-    scale = x0.abs().mul_(control.rtol).add_(control.atol)
+    scale = control.scale(x0.abs())
     slope = f.remember(t0, x0)
     d0, d1 = norm(x0 / scale), norm(slope / scale)
-    h0 = torch.where((d0 < 1e-5) | (d1 < 1e-5), 1e-6, 0.01 * d0 / d1).minimum(span)
-    h0 = torch.where(torch.isfinite(h0), h0, span)
+    # where d1 is not finite, f is not, and the first step says where; or a tolerance is zero
+    h0 = torch.where((d0 < 1e-5) | (d1 < 1e-5) | ~torch.isfinite(d1), 1e-6, 0.01 * d0 / d1).minimum(span)
     ahead = torch.addcmul(x0, slope, (h0 * sign).to(x0.dtype))
     top = torch.maximum(d1, norm((f(t0 + h0 * sign, ahead) - slope) / scale) / h0)
     h1 = torch.where(top <= 1e-15, (h0 * 1e-3).clamp(min=1e-6), (0.01 / top) ** (1 / (problem.scheme.error_order + 1)))
-    h1 = torch.where(torch.isfinite(h1), h1, h0)
+    h1 = torch.where(torch.isfinite(top), h1, h0)
     return torch.minimum(100 * h0, h1).minimum(span)
 
 

@@ -78,6 +78,25 @@ class Rhs:
         return f"`f` must return the dtype of x, {self.dtype}, got {k.dtype}; convert x0 or the parameters of f"
 
 
+def evaluate_once(f: Field, t: Time, x: Tensor, scheme: str) -> Tensor:
+    """f(t, x), for a scheme that solves equations in f; the first time it is seen that f is a function.
+
+    Raises:
+        InputError: If f draws random numbers: an equation that is another one at each look has no solution.
+    """
+    if not isinstance(f, Rhs) or f.coupled is not None:
+        return f(t, x)
+    before = torch.get_rng_state(), torch.cuda.get_rng_state(x.device) if x.is_cuda else None
+    image = f(t, x)
+    same = torch.equal(before[0], torch.get_rng_state())
+    if not same or (before[1] is not None and not torch.equal(before[1], torch.cuda.get_rng_state(x.device))):
+        raise InputError(
+            f"`f` must be a function of (t, x) for {scheme}, which solves equations in it, got one that draws random numbers; "
+            "put its dropout in evaluation mode, or use an explicit scheme"
+        )
+    return image
+
+
 def coupled(f: Field, t: Time, image: Tensor, leaf: Tensor) -> bool:
     """Whether samples of image = f(t, leaf) depend on each other; found once a march.
 
@@ -124,12 +143,13 @@ class Leg(NamedTuple):
 
 
 class Taken(NamedTuple):
-    """A leg as it was taken: where it began, and what the scheme returned."""
+    """A leg as it was taken: where it began, what the scheme returned, and what it had been handed for it."""
 
     leg: Leg
     x: Tensor
     x1: Tensor
     step: Step
+    state: Any = None
 
 
 @dataclass

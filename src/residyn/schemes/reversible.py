@@ -79,6 +79,14 @@ class CoupledReversible(Invertible):
     def _increment(self, f: Field, t0: Time, t1: Time, x: Tensor) -> Tensor:
         return self.base.step(f, t0, t1, x, None).x - x
 
+    def memory(self, state: Tensor | None) -> tuple[Tensor, ...]:
+        """z."""
+        return () if state is None else (state,)
+
+    def recall(self, memory: tuple[Tensor, ...], h: Time) -> Tensor:
+        """z."""
+        return memory[0]
+
     def merge(self, accept: Tensor, new: Tensor, old: Tensor | None) -> Tensor:
         """z, sample by sample."""
         return new if old is None else torch.where(accept, new, old)

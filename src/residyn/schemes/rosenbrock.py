@@ -17,7 +17,7 @@ from residyn.results import OutcomeKind
 from residyn.roots.linear import DENSE_LIMIT, DenseSolver, jacobian, rows_of
 from residyn.schemes.base import Field, Rational, Scheme, Step, Time
 from residyn.schemes.explicit import combine, step_size
-from residyn.schemes.problem import Rhs, coupled
+from residyn.schemes.problem import Rhs, coupled, evaluate_once
 
 
 @dataclass(frozen=True)
@@ -66,11 +66,17 @@ class Rosenbrock(Scheme):
         """Take one step; `state` holds the linearisation where a step is only tried shorter."""
         tableau = self.tableau
         h = step_size(t0, t1, x)
+        still = None
+        if isinstance(h, Tensor):  # samples that have arrived take steps of length zero: their u are zero, whatever h
+            still = h == 0
+            h = torch.where(still, torch.ones_like(h), h)
         here = state if isinstance(state, _Linearised) and state.is_at(x) else _Linearised(f, t0, x)
         scale = h * tableau.gamma
         shift = 1.0 / scale if isinstance(scale, float) else (1.0 / scale).reshape(-1, 1, 1)
         eye = torch.eye(here.matrix.shape[-1], dtype=x.dtype, device=x.device)
         system = shift * eye - here.matrix
+        if still is not None:
+            system = torch.where(still.reshape(-1, 1, 1), eye, system)
         solve = _DifferentiableSolver(system, here.coupled) if here.tracked else DenseSolver(system, here.coupled)
         us: list[Tensor] = []
         inverse_h = 1.0 / h
@@ -82,7 +88,7 @@ class Rosenbrock(Scheme):
                 right = combine(f(t, combine(x, 1.0, tableau.a[i], us)), inverse_h, tableau.coupling[i], us)
             if tableau.d[i] != 0.0 and here.drift is not None:
                 right = right + (h * tableau.d[i]) * here.drift
-            us.append(solve(right))
+            us.append(solve(right if still is None else torch.where(still, 0.0, right)))
         x1 = combine(x, 1.0, tableau.b, us)
         dense = functools.partial(_dense, tableau, x, x1, us)
         failed = solve.singular.reshape(-1, *[1] * (x.ndim - 1)) if x.ndim > 1 and not here.coupled else solve.singular.any()
@@ -134,7 +140,7 @@ def _evaluate(f: Field, t: Time, x: Tensor) -> Tensor:
     """f(t, x) with a time that wants a gradient; f may read it as a number, which torch would warn about."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Converting a tensor with requires_grad=True to a scalar")
-        return f(t, x)
+        return evaluate_once(f, t, x, "Rodas5P")
 
 
 def _time_leaf(f: Field, t: Time, x: Tensor) -> Tensor | None:
@@ -142,7 +148,9 @@ def _time_leaf(f: Field, t: Time, x: Tensor) -> Tensor | None:
     if isinstance(f, Rhs) and f.timeless:
         return None
     time = t if isinstance(t, Tensor) else torch.scalar_tensor(t, dtype=x.dtype, device=x.device)
-    return time.detach().requires_grad_()
+    leaf = time.detach().requires_grad_()
+    leaf.made_by_the_step = True  # type: ignore[attr-defined]
+    return leaf
 
 
 def _time_derivative(f: Field, slope: Tensor, leaf: Tensor, time: Tensor, track: bool) -> Tensor | None:
