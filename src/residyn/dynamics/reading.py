@@ -53,6 +53,7 @@ def read_csv(
         InputError: If the file breaks a rule; the text names file, line, column, rule, value and fix.
 
     >>> import tempfile
+    >>> from pathlib import Path
     >>> path = Path(tempfile.mkdtemp()) / "pendulum.csv"
     >>> _ = path.write_text("t,x,vx\n0,1,0\n0.1,0.99,-0.1\n")
     >>> data = read_csv(path)
