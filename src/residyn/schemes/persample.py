@@ -257,8 +257,8 @@ class _Clocks:
         rows = np.flatnonzero(self.t == self.end)
         if not len(rows):
             return ()
-        rows = torch.from_numpy(rows).to(self.like.device)
-        return (Report(torch.full_like(rows, self.last), 1.0, rows),)
+        which = torch.from_numpy(rows).to(self.like.device)
+        return (Report(torch.full_like(which, self.last), 1.0, which),)
 
     def settle(self, problem: Problem, t: Tensor, x: Tensor, state: Any) -> Iterator[Taken]:
         """A step of no length, where the march is given up, to report the samples that had arrived."""
