@@ -7,6 +7,7 @@ coarsely and then twice finer. Lengths in Å, energies in kcal/mol, angles of th
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,8 +20,8 @@ _TURNS = 20
 """Rotations of the first round, 18° apart."""
 _FINER = (0.6, 0.25, 0.1)
 """Reach of the later rounds, in steps of the first."""
-_DOUBT, _HOPELESS = 4.0, 18.0
-"""kcal/mol; the first round is off by less than 4, and what costs more than 18 there needs no refinement."""
+_DOUBT = 4.0
+"""kcal/mol; the first round is off by less."""
 _CHUNK = 1024
 """Pairs at once, so that the arrays of a round stay in the cache."""
 _COS, _SIN = float(np.cos(np.radians(114.6))), float(np.sin(np.radians(114.6)))
@@ -68,13 +69,14 @@ class _Frames:
     trans: Floats
 
 
-def best_bridges(ends: Floats, stiffness: Floats | None = None) -> Bridge:
+def best_bridges(ends: Floats, stiffness: Floats | None = None, *, hopeless: float = math.inf) -> Bridge:
     """The rotation, handedness and (for a flexible backbone) distance with the least energy, pair by pair.
 
     Args:
         ends: N, Cα and Cβ of both residues, `(m, 2, 3, 3)` Å.
         stiffness: Spring k of each pair's distance, closing energy ½·k·(Δd)², `(m,)` kcal/mol/Å²; `None` for a rigid backbone:
             then d is as it stands, or the nearest that a bridge can have.
+        hopeless: What costs more than this after the first round is not refined, kcal/mol.
 
     Returns:
         The bridges.
@@ -82,14 +84,14 @@ def best_bridges(ends: Floats, stiffness: Floats | None = None) -> Bridge:
     parts = []
     for start in range(0, len(ends), _CHUNK):
         some = slice(start, start + _CHUNK)
-        parts.append(_best(ends[some], None if stiffness is None else stiffness[some]))
+        parts.append(_best(ends[some], None if stiffness is None else stiffness[some], hopeless))
     if not parts:
         none = np.zeros(0)
         return Bridge(none, np.zeros((0, 2, 3)), np.zeros((0, 2)), none, np.zeros((0, 2)), none, none)
     return Bridge(*(np.concatenate([getattr(p, name) for p in parts]) for name in Bridge.__dataclass_fields__))
 
 
-def _best(ends: Floats, stiffness: Floats | None) -> Bridge:
+def _best(ends: Floats, stiffness: Floats | None, hopeless: float) -> Bridge:
     frames = _frames(ends)
     stands = np.linalg.norm(ends[:, 1, 2] - ends[:, 0, 2], axis=1)
     spring = np.zeros(len(ends)) if stiffness is None else stiffness
@@ -100,9 +102,9 @@ def _best(ends: Floats, stiffness: Floats | None) -> Bridge:
     d, turn, total = (np.concatenate(both) for both in zip(*_minima(frames, stands, spring, distance, phi), strict=True))
     pair, hand = np.tile(np.arange(len(ends)), 2), np.repeat((1.0, -1.0), len(ends))
     least = np.minimum(*total.reshape(2, -1))
-    near = np.flatnonzero(total <= np.minimum(least + _DOUBT, _HOPELESS)[pair])
+    near = np.flatnonzero(total <= np.minimum(least + _DOUBT, hopeless)[pair])
     own = _Frames(*(part[pair[near]] for part in (frames.axes, frames.alpha, frames.trans)))
-    for fine in _FINER:
+    for fine in _FINER if len(near) else ():
         turns = turn[near, None] + np.linspace(-1, 1, 5) * fine * (2 * np.pi / _TURNS)
         steps = np.zeros(1) if stiffness is None else np.linspace(-1, 1, 5) * fine * 0.4
         around = _clipped(d[near, None] + steps)

@@ -27,6 +27,8 @@ MAX_STRAIN = 10.0
 """kcal/mol; nine tenths of native bonds have less than 2.2 in rigid crystal structures."""
 
 TEMPERATURE = 298.15
+_UNSURE = 8.0
+"""kcal/mol; above `max_strain` by this, after the first round of rotations, a pair is left as it is: it ends at the bottom."""
 T = TypeVar("T", Bridge, Flexibility)
 _SPAN = re.compile(r"(?:(?P<chain>[^:]+):)?(?P<first>-?\d+)(?:-(?P<last>-?\d+))")
 
@@ -87,7 +89,7 @@ def scan(
         least = np.maximum(stands - WINDOW[1], 0) ** 2 * 0.5 * kT / np.where(usable, moves.variance, 1.0)
         keep = usable & ((least <= 2 * max_strain) | (sites.partner[pairs[:, 0]] == pairs[:, 1]))
         pairs, ends, moves = pairs[keep], ends[keep], _only(moves, keep)
-    bridge = best_bridges(ends, None if moves is None else kT / moves.variance)
+    bridge = best_bridges(ends, None if moves is None else kT / moves.variance, hopeless=max_strain + _UNSURE)
     keep = (bridge.energy <= max_strain) | (sites.partner[pairs[:, 0]] == pairs[:, 1])  # a bond that is there is a row
     pairs, bridge = pairs[keep], _only(bridge, keep)
     length, entropy = _loops(structure, sites, pairs, stiffness)
