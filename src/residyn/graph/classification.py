@@ -41,7 +41,7 @@ def split_nodes(labels: Tensor, seed: int, *, per_class: int = 20) -> Split:
     >>> len(part.train), len(part.validation), len(part.test)
     (80, 40, 80)
     """
-    classes = torch.unique(labels[labels >= 0]).tolist()  # type: ignore[no-untyped-call]
+    classes = torch.unique(labels[labels >= 0]).tolist()
     if len(classes) < 2:
         raise InputError(
             f"`labels` must have at least two classes, got {len(classes)}; with one there is nothing to tell apart"
