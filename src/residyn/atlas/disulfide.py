@@ -349,7 +349,7 @@ def _one_law(chains: _Chains, proteins: list[_Protein], resistances: list[float]
     return Figure(
         "One law: random chains, proteins, networks",
         "length of the loop ℓ: residues, or layers under the skip",
-        "−ΔS / (3R/2) = ln of a determinant's, or a resistance's, ratio",
+        "−ΔS/(3R/2) = ln(1 + g·ℓ)",
         [
             Series("ln(1 + g·ℓ), the bond as a spring", x, [math.log1p(PACE * v) for v in x]),
             Series("(2.1 + (3/2)·R·ln ℓ)/(3R/2), the empirical law", x, [(2.1 + 1.5 * R * math.log(v)) / (1.5 * R) for v in x]),
@@ -360,7 +360,9 @@ def _one_law(chains: _Chains, proteins: list[_Protein], resistances: list[float]
             Series("skip in a network, diffusion to rest", list(map(float, SPANS)), resistances, "points"),
         ],
         xscale="log",
-        caption="Three measurements that know nothing of each other lie on one curve; chains lie on the hard limit of it.",
+        caption="Three measurements that know nothing of each other lie on one curve: how often the ends of random chains meet (on the "
+        "hard limit), the determinant of a protein's Laplacian with a bond over that without, and the resistance between two layers "
+        "without a skip over that with it.",
     )
 
 
@@ -370,7 +372,7 @@ def _figures(twins: list[_Twin]) -> list[Figure]:
         Figure(
             "What a skip lets through",
             "layers that the skip spans",
-            "gradient at the first layer over that at the last",
+            "gradient, first layer over last",
             [
                 Series("paths of the plain twin's layers", x, [t.theory for t in twins]),
                 Series(f"measured, {STARTS} starts", x, [t.measured for t in twins], "points"),
@@ -380,7 +382,7 @@ def _figures(twins: list[_Twin]) -> list[Figure]:
         Figure(
             "And what it makes trainable",
             "layers that the skip spans",
-            "digits right after a short training",
+            "share of digits right",
             [Series("test digits", x, [t.accuracy for t in twins], "points")],
         ),
     ]
