@@ -360,9 +360,9 @@ def _one_law(chains: _Chains, proteins: list[_Protein], resistances: list[float]
             Series("skip in a network, diffusion to rest", list(map(float, SPANS)), resistances, "points"),
         ],
         xscale="log",
-        caption="Three measurements that know nothing of each other lie on one curve: how often the ends of random chains meet (on the "
-        "hard limit), the determinant of a protein's Laplacian with a bond over that without, and the resistance between two layers "
-        "without a skip over that with it.",
+        caption="Three measurements that know nothing of each other lie on one curve: how often the ends of random chains meet "
+        "(on the hard limit), the determinant of a protein's Laplacian with a bond over that without, and the resistance of "
+        "layers without a skip over that with it.",
     )
 
 
