@@ -15,8 +15,8 @@ from residyn.errors import InputError
 from residyn.schemes.base import Field, Rational, Scheme, Step, Time
 from residyn.schemes.explicit import combine, step_size
 from residyn.schemes.linearised import Linearisation
-from residyn.schemes.newton import StageSolver
-from residyn.schemes.problem import Rhs
+from residyn.schemes.newton import KnownSolver, StageSolver
+from residyn.schemes.problem import Rhs, solves_itself
 from residyn.schemes.record import ImplicitTableau, Recalled, Record
 
 
@@ -63,8 +63,11 @@ class DiagonallyImplicit(Scheme):
     def step(self, f: Field, t0: Time, t1: Time, x: Tensor, state: Any) -> Step:
         """Take one step; `state` is the `Implicit` record of the step that ended here."""
         h = step_size(t0, t1, x)
-        here = Linearisation(f, t0, x) if state is None else state.here(f, t0, x)
-        solver = StageSolver(self, here, h, x)
+        known = solves_itself(f)
+        if known is not None and not isinstance(h, Tensor):
+            solver: StageSolver | KnownSolver = KnownSolver(known, h)
+        else:
+            solver = StageSolver(self, Linearisation(f, t0, x) if state is None else state.here(f, t0, x), h, x)
         ks: list[Tensor] = []
         z = x
         for i, (c, row) in enumerate(zip(self.tableau.c, self.tableau.a, strict=True)):
