@@ -3,7 +3,7 @@
 Van der Pol µ = 1000, from t = 0 to 500 (on the slow manifold) and to 2000 (through a jump), and Robertson to t = 1e4; forwards,
 and forwards and backwards to the initial values and the parameters. Both sides are double precision; the peer's compilation
 (3–30 s) is left out. *error* is that of the last state against Rodas5P at rtol 1e-11 (checked against SciPy's Radau), in units
-of atol + rtol·|x|: the largest, and the median, of 256. *gradient* is that of the sum of the first components by the parameters,
+of atol + rtol·|x|: the largest, and the median. *gradient* is that of the sum of the first components by the parameters,
 against central differences of solves at rtol 1e-10.
 """
 
