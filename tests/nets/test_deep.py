@@ -136,7 +136,7 @@ def test_a_thousand_layers_train():
             )
         )
         optimiser = torch.optim.Adam(net.parameters(), lr=1e-3)
-        for _ in range(30):
+        for _ in range(45):
             optimiser.zero_grad()
             loss = nn.functional.cross_entropy(net(x), y)
             loss.backward()
