@@ -214,11 +214,12 @@ def _summary(found: dict[str, Profile], trained: list[_Trained], depth: int, cou
     return (
         f"The claim {'holds' if collapsed else 'does not hold as stated'}. On the neighbour graph of {count:,} digits, {depth} "
         f"plain layers leave {left['plain']:.1e} of the Dirichlet energy of the features; residual steps leave "
-        f"{left['residual']:.1e}, implicit ones {left['implicit']:.1e}: an identity path slows the collapse, no more. The anchor "
-        f"to the input stops it: {left['anchored']:.1%} is left, at every depth. Each number is the one that the spectrum of the "
-        f"graph says. Networks of {depth} layers, trained on ten digits a class, find {share['anchored', depth]:.1%} of the "
-        f"others (anchored), {share['residual', depth]:.1%} (residual) and {share['plain', depth]:.1%} (plain); two anchored "
-        f"layers {share['anchored', 2]:.1%}."
+        f"{left['residual']:.1e}, implicit ones {left['implicit']:.1e}: an identity path slows the collapse, no more. "
+        f"The anchor to the input stops it: {left['anchored']:.1%} is left, at every depth. "
+        "Each number is the one that the spectrum of the graph says. "
+        f"Networks of {depth} layers, trained on ten digits a class, find {share['anchored', depth]:.1%} of the others "
+        f"(anchored), {share['residual', depth]:.1%} (residual) and {share['plain', depth]:.1%} (plain); "
+        f"two anchored layers {share['anchored', 2]:.1%}."
     )
 
 
