@@ -166,6 +166,7 @@ def test_nothing_is_changed_in_real_architectures(name):
 @pytest.mark.parametrize("budget", [0, None])
 def test_nothing_is_changed_by_an_interruption(budget):
     """Ctrl-C in the middle of a forward pass, of the first one and of a later one."""
+    x = torch.randn(4, 8)
     for turn in range(1, 6):
         model = Naughty()
         calls = [0]
@@ -179,7 +180,7 @@ def test_nothing_is_changed_by_an_interruption(budget):
         before = copy.deepcopy(state(model))
         before["identities"] = state(model)["identities"]
         try:
-            rd.audit(model, torch.randn(4, 8), budget=budget)
+            rd.audit(model, x, budget=budget)
         except KeyboardInterrupt:
             assert calls[0] == turn
         after = state(model)

