@@ -93,7 +93,7 @@ def against_autoattack(name: str, net: nn.Module, x: Tensor, y: Tensor, norm: st
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         start = time.process_time()
         peer = AutoAttack(net, norm={"l2": "L2", "linf": "Linf"}[norm], eps=eps, seed=0)
-        broken = peer.run_standard_evaluation(x, y, batch_size=len(x))
+        broken, *_ = peer.run_standard_evaluation(x, y, batch_size=len(x))
         theirs = time.process_time() - start
     robust = float((net(broken).argmax(1) == y).double().mean())
     note = f"{len(x)} samples; {100 * (ours.accuracy - robust):+.1f} points; {mine:.0f} s and {theirs:.0f} s"
