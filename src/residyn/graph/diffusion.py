@@ -11,7 +11,7 @@ from torch import Tensor
 
 from residyn.branch import Symmetric
 from residyn.errors import InputError
-from residyn.graph.product import SymmetricMatrix
+from residyn.graph.product import SymmetricMatrix, as_scipy
 from residyn.graph.solving import as_dense, extent, solved
 from residyn.results import Estimate
 
@@ -126,7 +126,7 @@ def as_matrix(L: Tensor) -> SymmetricMatrix:
         raise InputError(f"`L` must be a square matrix, (n, n), got {got}; laplacian(edge_index, n) makes one")
     if not L.is_floating_point():
         raise InputError(f"`L` must be real and floating point, got {L.dtype}")
-    matrix = _as_scipy(L.detach())
+    matrix = as_scipy(L.detach())
     if not np.isfinite(matrix.data).all():
         raise InputError("`L` must be finite, got nan or inf; look at the edge weights")
     transposed = sparse.csr_array(matrix.T)
@@ -148,16 +148,3 @@ def as_matrix(L: Tensor) -> SymmetricMatrix:
         torch.from_numpy(whole.data).to(L.device, L.dtype),
         torch.from_numpy(place).to(L.device),
     )
-
-
-def _as_scipy(L: Tensor) -> sparse.csr_array:
-    if L.layout == torch.sparse_csr:
-        parts = (L.values().cpu().double().numpy(), L.col_indices().cpu().numpy(), L.crow_indices().cpu().numpy())
-        matrix = sparse.csr_array(parts, shape=tuple(L.shape))
-    elif L.layout == torch.strided:
-        return sparse.csr_array(L.cpu().double().numpy())
-    else:
-        coo = L.to_sparse_coo().coalesce().cpu()  # type: ignore[no-untyped-call]
-        matrix = sparse.csr_array((coo.values().double().numpy(), tuple(coo.indices().numpy())), shape=tuple(L.shape))
-    matrix.sum_duplicates()
-    return matrix

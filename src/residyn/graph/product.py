@@ -6,7 +6,11 @@ import warnings
 from typing import Any
 
 import torch
+from scipy import sparse
 from torch import Tensor, nn
+from torch.autograd import forward_ad
+
+from residyn.state import inside_transform
 
 _NARROW = 12
 """Below this many columns the vendor's sparse product beats sums of embeddings, whose cost is one row at a time (measured)."""
@@ -41,26 +45,29 @@ class SymmetricMatrix(nn.Module):
             ("diagonal", diagonal),
         ):
             self.register_buffer(name, tensor, persistent=False)
-        self._kept: dict[tuple[float, float, torch.dtype, torch.device], Tensor] = {}
+        self._kept: dict[tuple[float, float, torch.dtype, torch.device], tuple[Tensor, Tensor]] = {}
 
     @property
     def n(self) -> int:
         """Order of A."""
         return len(self.rows) - 1
 
-    def combined(self, a: float, b: float, dtype: torch.dtype) -> Tensor:
-        """The entries of a·I + b·A."""
+    def combined(self, a: float, b: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """a·I + b·A: its entries, and torch's CSR tensor of them."""
         key = (a, b, dtype, self.values.device)
         if key not in self._kept:
             while len(self._kept) >= _KEPT:
                 self._kept.pop(next(iter(self._kept)))
             entries = b * self.values
             entries[self.diagonal] += a
-            self._kept[key] = entries.to(dtype)
+            entries = entries.to(dtype)
+            self._kept[key] = (entries, as_csr(self.rows, self.columns, entries))
         return self._kept[key]
 
     def product(self, x: Tensor, a: float, b: float) -> Tensor:
         """(a·I + b·A)·x for x of shape `(n, …)`, differentiable in x."""
+        if not x.requires_grad and not inside_transform() and forward_ad._current_level < 0:
+            return multiply(self, x, float(a), float(b))
         image: Tensor = _Product.apply(x, self, float(a), float(b))  # type: ignore[no-untyped-call]
         return image
 
@@ -71,15 +78,12 @@ class SymmetricMatrix(nn.Module):
 def multiply(matrix: SymmetricMatrix, x: Tensor, a: float, b: float) -> Tensor:
     """(a·I + b·A)·x without gradient; x `(n, …)`."""
     flat = x.reshape(len(x), -1)
-    entries = matrix.combined(a, b, x.dtype)
+    entries, csr = matrix.combined(a, b, x.dtype)
     wide, half = flat.shape[1] >= _NARROW, x.dtype in (torch.float16, torch.bfloat16)
     if x.device.type == "cpu" and (half or (x.dtype == torch.float32 and wide)):
         # a row of the product is a weighted sum of rows of x: what a bag of embeddings is, and has a kernel of its own for
-        y = nn.functional.embedding_bag(
-            matrix.columns, flat.contiguous(), matrix.rows, mode="sum", per_sample_weights=entries, include_last_offset=True
-        )
+        y = torch.embedding_bag(flat.contiguous(), matrix.columns, matrix.rows, False, 0, False, entries, True)[0]
         return y.reshape(x.shape)
-    csr = as_csr(matrix.rows, matrix.columns, entries)
     if x.device.type == "cpu" and x.dtype == torch.float64 and wide:
         return torch.sparse.mm(csr, flat.contiguous(), "sum").reshape(x.shape)
     return (csr @ flat).reshape(x.shape)
@@ -91,6 +95,20 @@ def as_csr(rows: Tensor, columns: Tensor, values: Tensor) -> Tensor:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Sparse CSR tensor support")
         return torch.sparse_csr_tensor(rows, columns, values, (n, n), check_invariants=False)
+
+
+def as_scipy(L: Tensor) -> sparse.csr_array:
+    """A tensor of any layout in SciPy's form, float64."""
+    if L.layout == torch.sparse_csr:
+        parts = (L.values().cpu().double().numpy(), L.col_indices().cpu().numpy(), L.crow_indices().cpu().numpy())
+        matrix = sparse.csr_array(parts, shape=tuple(L.shape))
+    elif L.layout == torch.strided:
+        return sparse.csr_array(L.cpu().double().numpy())
+    else:
+        coo = L.to_sparse_coo().coalesce().cpu()  # type: ignore[no-untyped-call]
+        matrix = sparse.csr_array((coo.values().double().numpy(), tuple(coo.indices().numpy())), shape=tuple(L.shape))
+    matrix.sum_duplicates()
+    return matrix
 
 
 class _Product(torch.autograd.Function):

@@ -87,7 +87,7 @@ def conjugate_gradients(matrix: SymmetricMatrix, r: Tensor, h: float) -> Tensor:
     flat = r.reshape(len(r), -1)
     work = flat.to(torch.promote_types(flat.dtype, torch.float32))
     tol = 1e-12 if work.dtype in (torch.float64, torch.complex128) else 1e-6
-    inverse = (1 / matrix.combined(1.0, h, work.dtype)[matrix.diagonal])[:, None]
+    inverse = (1 / matrix.combined(1.0, h, work.dtype)[0][matrix.diagonal])[:, None]
     goal = tol * torch.linalg.vector_norm(work, dim=0)
     y = inverse * work
     residual = work - multiply(matrix, y, 1.0, h)
