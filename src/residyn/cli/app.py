@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from residyn import __version__
-from residyn.cli import atlas, calibrate, disulfide, dynamics, explain, listing
+from residyn.cli import atlas, calibrate, deblur, denoise, disulfide, dynamics, explain, listing
 from residyn.cli.options import Debug, examples
 from residyn.cli.output import emit
 
@@ -45,6 +45,16 @@ app.command(
     "calibrate",
     epilog=examples("residyn calibrate logits.npz -o report.html", "residyn calibrate held_out.csv --test test.csv --json"),
 )(calibrate.calibrate)
+app.command(
+    "deblur",
+    epilog=examples(
+        "residyn deblur photo.png --psf gaussian:2", "residyn deblur *.tif --psf psf.npy --method tv -o restored --report page.html"
+    ),
+)(deblur.deblur)
+app.command(
+    "denoise",
+    epilog=examples("residyn denoise photo.jpg -o clean.jpg", "residyn denoise *.png --method unrolled -o clean --jobs -1"),
+)(denoise.denoise)
 app.command(
     "disulfide",
     epilog=examples("residyn disulfide protein.pdb -o table.html", "residyn disulfide *.cif.gz --rigid --jobs -1 -o table.csv"),

@@ -24,7 +24,7 @@ from residyn.inverse.unrolled import Unrolled
 
 I = TypeVar("I", Tensor, np.ndarray)  # noqa: E741 - the field's letter for an image
 
-METHODS = ("auto", "tv", "landweber")
+METHODS = ("auto", "tv", "landweber", "unrolled")
 TV_STEPS = 8
 TV_EVIDENCE = 2.0
 """λ = 2·σ²·γ/TV, γ the pixels' worth of data above the noise. Evidence gives the form; the factor, from seven pictures of
@@ -62,7 +62,7 @@ def deblur(
     image: I,
     psf: Any,
     *,
-    method: Literal["auto", "tv", "landweber"] | Unrolled = "auto",
+    method: Literal["auto", "tv", "landweber", "unrolled"] | Unrolled = "auto",
     noise: float | None = None,
     boundary: Boundary = "symmetric",
     steps: int | None = None,
@@ -77,7 +77,8 @@ def deblur(
             warning where that is not one.
         method: `"auto"`: the Wiener filter H̄/(P + σ²/S), noise σ² and spectrum S by Whittle likelihood from b alone.
             `"tv"`: least squares with total variation, its weight from the same estimate. `"landweber"`: `steps` blocks
-            x - step·Hᵀ(H·x - b) from x = 0. An `Unrolled` network: its own blocks, with this picture's H.
+            x - step·Hᵀ(H·x - b) from x = 0. `"unrolled"`: the trained network that ships, five blocks; or an `Unrolled`
+            network of one's own, with this picture's H. Both for pictures, channel by channel.
         noise: σ, standard deviation of the noise in the units of the pixels; estimated if not given.
         boundary: What lies beyond the border: `"symmetric"`: the mirrored picture; `"circular"`: the picture again;
             `"unknown"`: nothing is assumed, at about ten times the cost.
@@ -108,12 +109,18 @@ def deblur(
     """
     _check(method, noise, boundary, steps, step)
     axes = torch.as_tensor(psf).ndim
+    if axes == 3 and (method == "unrolled" or isinstance(method, Unrolled)):
+        raise InputError("`method` must be auto, tv or landweber for a volume, got a network of two axes")
     if axes not in (2, 3):
         raise InputError(f"`psf` must have two axes, or three for a volume, got {axes}")
     field = as_field(image, axes)
     kernel = normalised(psf, shape=tuple(field.shape[1:])).to(field)
     with torch.no_grad():
         problem = _frame(field, kernel, boundary, noise)
+        if method == "unrolled":
+            from residyn.inverse.pretrained import load
+
+            method = load()
         if isinstance(method, Unrolled):
             return _unrolled(problem, image, method)
         if method == "auto":
@@ -194,14 +201,12 @@ def _unrolled(problem: _Problem, image: I, network: Unrolled) -> Restoration[I]:
     scale = network.scale_of(problem.field)
     model = problem.model.scaled(scale)
 
-    def watch(x: Tensor) -> None:
-        residuals.append(_rms(frame.crop(op(x)) * scale - problem.field))
-
-    observed = (problem.observed / scale).unsqueeze(1)
-    dtype = network.dtype
-    parts = [network(part[None].to(dtype), op=op.to(dtype), model=model) for part in observed]
-    x = torch.cat(parts)[:, 0].to(problem.field)
-    watch(x)
+    observed = problem.observed / scale
+    if network.dtype != op.dtype:
+        op = Blur(op.psf.to(network.dtype), frame.size, "circular")
+    # a channel at a time: a batch would need the memory of all at once
+    x = torch.stack([network(part.to(network.dtype), op=op, model=model) for part in observed]).to(problem.field)
+    residuals.append(_rms(frame.crop(problem.op(x)) * scale - problem.field))
     return _done(problem, image, x * scale, residuals, None, "unrolled", network.depth)
 
 
