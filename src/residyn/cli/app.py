@@ -48,7 +48,8 @@ app.command(
 app.command(
     "deblur",
     epilog=examples(
-        "residyn deblur photo.png --psf gaussian:2", "residyn deblur *.tif --psf psf.npy --method tv -o restored --report page.html"
+        "residyn deblur photo.png --psf gaussian:2",
+        "residyn deblur *.tif --psf psf.npy --method tv -o restored --report page.html",
     ),
 )(deblur.deblur)
 app.command(

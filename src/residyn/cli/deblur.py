@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from residyn.cli import restore
+from residyn.cli import batch, restore
 from residyn.cli.options import Debug, Json
 from residyn.errors import InputError
 
@@ -37,12 +37,15 @@ def deblur(
     report: restore.Page = None,
     force: restore.Force = False,
     max_pixels: restore.MaxPixels = None,
-    jobs: restore.Jobs = 1,
-    backend: restore.Backend = "loky",
+    jobs: batch.Jobs = 1,
+    backend: batch.Backend = "loky",
+    scheduler: batch.Scheduler = None,
+    resume: batch.Resume = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Restore pictures that were blurred by a known point spread function."""
+    plan = batch.Plan(jobs, backend, scheduler, resume)
     if method not in _METHODS:
         raise InputError(f"`--method` must be one of {', '.join(_METHODS)}, got {method!r}")
     if boundary not in _BOUNDARIES:
@@ -51,17 +54,29 @@ def deblur(
         raise InputError(f"`--weights` must come with --method unrolled, got {method!r}")
 
     def make() -> Wish:
+        from residyn.inverse.files import LIMIT
         from residyn.inverse.jobs import Wish, kernel
 
         kernel(psf)  # a wrong one is told once, and before any picture is read
-        limit = {} if max_pixels is None else {"max_pixels": max_pixels}
+        limit = LIMIT if max_pixels is None else max_pixels
         return Wish(
-            psf, method, noise, None, boundary, steps, step, weights, truth, drawn=report is not None, force=force, **limit
+            psf,
+            method,
+            noise,
+            None,
+            boundary,  # type: ignore[arg-type]
+            steps,
+            step,
+            weights,
+            truth,
+            drawn=report is not None,
+            force=force,
+            max_pixels=limit,
         )
 
     words = ["--psf", psf, *(["-o", output] if output else []), "--method", method, "--boundary", boundary]
     for name, value in (("noise", noise), ("steps", steps), ("step", step), ("weights", weights), ("truth", truth)):
         words += [] if value is None else [f"--{name}", str(value)]
     restore.run(
-        "deblur", images, make, output=output, page=report, jobs=jobs, backend=backend, as_json=as_json, words=words
+        "deblur", images, make, output=output, page=report, plan=plan, as_json=as_json, words=words
     )  # fmt: skip

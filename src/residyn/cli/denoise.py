@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from residyn.cli import restore
+from residyn.cli import batch, restore
 from residyn.cli.options import Debug, Json
 from residyn.errors import InputError
 
@@ -24,19 +24,23 @@ def denoise(
     ] = "wiener",
     noise: restore.Sigma = None,
     snr: Annotated[
-        float | None, typer.Option("--snr", metavar="RATIO", help="Power of the clean picture over that of the noise, if known.")
+        float | None,
+        typer.Option("--snr", metavar="RATIO", help="Power of the clean picture over that of the noise, if known."),
     ] = None,
     weights: restore.Weights = None,
     truth: restore.Truth = None,
     report: restore.Page = None,
     force: restore.Force = False,
     max_pixels: restore.MaxPixels = None,
-    jobs: restore.Jobs = 1,
-    backend: restore.Backend = "loky",
+    jobs: batch.Jobs = 1,
+    backend: batch.Backend = "loky",
+    scheduler: batch.Scheduler = None,
+    resume: batch.Resume = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Remove white noise from pictures; how much there is, is told from each picture itself."""
+    plan = batch.Plan(jobs, backend, scheduler, resume)
     if method not in _METHODS:
         raise InputError(f"`--method` must be one of {', '.join(_METHODS)}, got {method!r}")
     if noise is not None and snr is not None:
@@ -49,16 +53,17 @@ def denoise(
         raise InputError(f"`--weights` must come with --method unrolled, got {method!r}")
 
     def make() -> Wish:
+        from residyn.inverse.files import LIMIT
         from residyn.inverse.jobs import Wish
 
-        limit = {} if max_pixels is None else {"max_pixels": max_pixels}
+        limit = LIMIT if max_pixels is None else max_pixels
         return Wish(
-            None, method, noise, snr, weights=weights, truth=truth, drawn=report is not None, force=force, **limit
+            None, method, noise, snr, weights=weights, truth=truth, drawn=report is not None, force=force, max_pixels=limit
         )  # fmt: skip
 
     words = [*(["-o", output] if output else []), "--method", method]
     for name, value in (("noise", noise), ("snr", snr), ("weights", weights), ("truth", truth)):
         words += [] if value is None else [f"--{name}", str(value)]
     restore.run(
-        "denoise", images, make, output=output, page=report, jobs=jobs, backend=backend, as_json=as_json, words=words
+        "denoise", images, make, output=output, page=report, plan=plan, as_json=as_json, words=words
     )  # fmt: skip

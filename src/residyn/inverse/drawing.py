@@ -162,13 +162,14 @@ def _plane(image: np.ndarray, axes: int) -> np.ndarray:
 
 
 def _busiest(plane: np.ndarray) -> tuple[int, int]:
-    """The corner of the part with the largest variance, on a coarse grid: there is something to see in it."""
+    """The corner of the part with the steepest slopes, on a coarse grid: there is something to see in it."""
     grey = plane.astype(np.float64)
     grey = grey.mean(-1) if grey.ndim == 3 else grey
     height, width = grey.shape
+    slope = np.abs(np.diff(grey, axis=0))[:, :-1] + np.abs(np.diff(grey, axis=1))[:-1]
     places = [
         (row, column)
         for row in range(0, max(1, height - CROP + 1), CROP // 2)
         for column in range(0, max(1, width - CROP + 1), CROP // 2)
     ]
-    return max(places, key=lambda at: float(grey[at[0] : at[0] + CROP, at[1] : at[1] + CROP].var()))
+    return max(places, key=lambda at: float(slope[at[0] : at[0] + CROP, at[1] : at[1] + CROP].mean()))

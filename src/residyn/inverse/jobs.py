@@ -18,6 +18,7 @@ from residyn.inverse.deblur import deblur
 from residyn.inverse.drawing import Drawn, figures, pictures
 from residyn.inverse.files import LIMIT, Photo
 from residyn.inverse.noise import noise_level
+from residyn.inverse.operators.blur import Boundary
 from residyn.inverse.psf import parse
 from residyn.inverse.restoration import Restoration
 from residyn.inverse.unrolled import Unrolled
@@ -56,7 +57,7 @@ class Wish:
     method: str = "auto"
     noise: float | None = None
     snr: float | None = None
-    boundary: str = "symmetric"
+    boundary: Boundary = "symmetric"
     steps: int | None = None
     step: float | None = None
     weights: str | None = None
@@ -121,7 +122,13 @@ def _sharpened(photo: Photo, spec: str, wish: Wish) -> _Outcome:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ResidynWarning)
         found = deblur(
-            photo.pixels, psf, method=method, noise=wish.noise, boundary=wish.boundary, steps=wish.steps, step=wish.step  # type: ignore[arg-type]
+            photo.pixels,
+            psf,
+            method=method,
+            noise=wish.noise,
+            boundary=wish.boundary,
+            steps=wish.steps,
+            step=wish.step,
         )
     notes = [str(w.message) for w in caught if issubclass(w.category, ResidynWarning)]
     return _Outcome(found.image, found.sigma, found.method, found, psf, (*said, *dict.fromkeys(notes)))
@@ -134,9 +141,9 @@ def _removed(photo: Photo, wish: Wish) -> _Outcome:
     if wish.method == "wiener" and not volume:
         image = denoise(photo.pixels, snr=wish.snr, noise=wish.noise)
         return _Outcome(image, _sigma(photo, wish), "wiener", None, point, ())
-    method = "auto" if wish.method == "wiener" else _network(wish.weights) if wish.method == "unrolled" else wish.method
+    method: Any = "auto" if wish.method == "wiener" else _network(wish.weights) if wish.method == "unrolled" else wish.method
     noise = wish.noise if wish.noise is not None else None if volume and wish.snr is None else _sigma(photo, wish)
-    found = deblur(photo.pixels, point, method=method, noise=noise, boundary="symmetric")  # type: ignore[arg-type]
+    found = deblur(photo.pixels, point, method=method, noise=noise, boundary="symmetric")
     return _Outcome(found.image, found.sigma, found.method, found, point, ())
 
 
@@ -219,8 +226,8 @@ def _against(truth: np.ndarray, photo: Photo, image: np.ndarray) -> list[Finding
     before, after = (psnr(part, truth, span) for part in (photo.pixels, image))
     findings = [
         Finding(
-            "deblur.psnr", f"PSNR against the truth; before it was {before:.2f} dB", "pass" if after >= before else "warn", after,
-            None, "dB", why="Passes if the picture is not further from the truth than before.",
+            "deblur.psnr", f"PSNR against the truth; before it was {before:.2f} dB", "pass" if after >= before else "warn",
+            after, None, "dB", why="Passes if the picture is not further from the truth than before.",
         )
     ]  # fmt: skip
     metrics = require("skimage.metrics", "imaging")
@@ -253,8 +260,8 @@ def _figures_of_merit(photo: Photo, outcome: _Outcome) -> list[Finding]:
         findings.append(
             Finding(
                 "deblur.residual", "Root mean square of H·x - b, beside the noise", "info", found.residuals[-1], outcome.sigma,
-                "pixel units", why=f"{ratio:.2f} of the noise: near 1, what is left of the measurement is noise and nothing else; "
-                "far above, the PSF is not the one that blurred the picture.",
+                "pixel units", why=f"{ratio:.2f} of the noise: near 1, what is left of the measurement is noise and nothing "
+                "else; far above, the PSF is not the one that blurred the picture.",
             )
         )  # fmt: skip
     return findings

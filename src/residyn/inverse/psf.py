@@ -36,7 +36,9 @@ def gaussian(*sigma: float, dtype: torch.dtype = torch.float64) -> Tensor:
     widths = sigma * 2 if len(sigma) == 1 else sigma
     if not 1 < len(widths) <= 3 or not all(0 < width <= LARGEST / 8 for width in widths):
         got = ", ".join(map(str, sigma))
-        raise InputError(f"`sigma` of a gaussian must be > 0 pixels and at most {LARGEST / 8:g}, once or once an axis, got {got}")
+        raise InputError(
+            f"`sigma` of a gaussian must be > 0 pixels and at most {LARGEST / 8:g}, once or once an axis, got {got}"
+        )
     kernel = torch.ones((), dtype=torch.float64)
     for width in widths:
         radius = max(1, math.ceil(4 * width))
@@ -88,7 +90,11 @@ def parse(text: str) -> Tensor:
     torch.Size([5, 5])
     """
     name, _, rest = text.partition(":")
-    makers: dict[str, tuple[Any, tuple[int, ...]]] = {"gaussian": (gaussian, (1, 2, 3)), "motion": (motion, (2,)), "disk": (disk, (1,))}
+    makers: dict[str, tuple[Any, tuple[int, ...]]] = {
+        "gaussian": (gaussian, (1, 2, 3)),
+        "motion": (motion, (2,)),
+        "disk": (disk, (1,)),
+    }
     try:
         numbers = [float(part) for part in rest.split(",")]
     except ValueError:

@@ -18,7 +18,7 @@ QUALITY = 95
 @contextlib.contextmanager
 def opened(path: str, form: str, limit: int) -> Iterator[Any]:
     """A picture open in Pillow, its size checked by our own limit and not by Pillow's."""
-    module = require("PIL.Image", "imaging")
+    module: Any = require("PIL.Image", "imaging")
     before, module.MAX_IMAGE_PIXELS = module.MAX_IMAGE_PIXELS, None
     try:
         with module.open(path, formats=[form]) as image:
@@ -36,9 +36,7 @@ def read_jpeg(path: str, limit: int) -> Photo:
         kept = {"qtables": image.quantization, "subsampling": sampling, "comment": image.info.get("comment")}
         image.load()
         info = image.info
-        return Photo(
-            np.asarray(image), None, "jpeg", info.get("icc_profile"), info.get("exif"), info.get("dpi"), {"jpeg": kept}
-        )
+        return Photo(np.array(image), None, "jpeg", info.get("icc_profile"), info.get("exif"), info.get("dpi"), {"jpeg": kept})
 
 
 def jpeg_bytes(pixels: np.ndarray, like: Photo) -> bytes:

@@ -32,11 +32,11 @@ def read_png(path: str, limit: int) -> Photo:
         if depth == 16:
             wide = _sixteen(path, limit, colour)
         else:
+            target = image.mode
             if image.mode in ("P", "1") or "transparency" in info:
                 target = "RGBA" if "transparency" in info else "RGB" if image.mode == "P" else "L"
                 notes = (f"{_NAMES.get(image.mode, image.mode)} becomes {target} of 8 bits a channel",)
-                image = image.convert(target)
-            wide = np.asarray(image)
+            wide = np.asarray(image.convert(target) if notes else image)
     if wide.ndim == 3 and wide.shape[2] in (2, 4):
         colours = wide[..., 0] if wide.shape[2] == 2 else wide[..., :3]
         return Photo(np.ascontiguousarray(colours), np.ascontiguousarray(wide[..., -1]), "png", *beside, notes)

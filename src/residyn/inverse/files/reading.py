@@ -61,7 +61,7 @@ def read(path: str | os.PathLike[str], *, max_pixels: int = LIMIT) -> Photo:
             photo = reader(name, max_pixels)
     except (InputError, ImportError, MemoryError):
         raise
-    except Exception as error:  # noqa: BLE001 - a broken file breaks its reader in any way it likes
+    except Exception as error:  # a broken file breaks its reader in any way it likes
         what = str(error).strip().splitlines()
         raise InputError(
             f"`{name}` is broken and cannot be read: {what[0][:160] if what else type(error).__name__}; get a whole copy of it"
@@ -98,7 +98,7 @@ def _seen(head: bytes) -> str:
     if not head:
         return "an empty file"
     known = {
-        b"GIF8": "a GIF", b"%PDF": "a PDF", b"RIFF": "a RIFF file (WebP?)", b"PK\x03\x04": "a zip archive (.npz?)", b"BM": "a BMP",
-        b"\x80": "a Python pickle", b"\x1f\x8b": "a gzip file",
+        b"GIF8": "a GIF", b"%PDF": "a PDF", b"RIFF": "a RIFF file (WebP?)", b"PK\x03\x04": "a zip archive (.npz?)",
+        b"BM": "a BMP", b"\x80": "a Python pickle", b"\x1f\x8b": "a gzip file",
     }  # fmt: skip
     return next((what for magic, what in known.items() if head.startswith(magic)), f"a file that begins with {head[:4]!r}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,8 @@ from residyn.inverse.files.jpeg import opened
 from residyn.inverse.files.photo import Photo, check_size
 
 _OWN = frozenset(
-    (254, 255, 256, 257, 258, 259, 262, 263, 266, 270, 273, 274, 277, 278, 279, 280, 281, 282, 283, 284, 296, 305, 317, 320, 322)
-    + (323, 324, 325, 330, 338, 339, 347, 400, 32997, 32998, 34665, 34675, 34853)
+    {*range(254, 260), 262, 263, 266, 270, 273, 274, *range(277, 285), 296, 305, 317, 320, *range(322, 326), 330, 338, 339, 347}
+    | {400, 32997, 32998, 34665, 34675, 34853}
 )
 """Tags that say how the pixels are stored (written anew), point elsewhere, or are handed over by name."""
 
@@ -21,13 +22,24 @@ _OWN = frozenset(
 def read_tiff(path: str, limit: int) -> Photo:
     """Read a TIFF: one picture, or a stack of equal pages as a volume."""
     tifffile = require("tifffile", "imaging")
+    logger = logging.getLogger("tifffile")
+    if not logger.handlers:
+        logger.addHandler(logging.NullHandler())  # what it thinks of a file goes to whoever listens, not to the terminal
     with tifffile.TiffFile(path) as file:
+        if not file.series:
+            raise ValueError("there is no page in it")
         if len(file.series) != 1:
-            raise InputError(f"`{path}` must hold one picture or one stack, got {len(file.series)} of unlike size; split it first")
+            raise InputError(
+                f"`{path}` must hold one picture or one stack, got {len(file.series)} of unlike size; split it first"
+            )
         series, page = file.series[0], file.pages[0]
         axes, shape = series.axes, series.shape
         check_size(path, tuple(n for axis, n in zip(axes, shape, strict=True) if axis != "S"), limit)
-        kept: dict[str, Any] = {"tags": _tags(page), "description": page.description or None, "zip": page.compression.value != 1}
+        kept: dict[str, Any] = {
+            "tags": _tags(page),
+            "description": page.description or None,
+            "zip": page.compression.value != 1,
+        }
         try:
             pixels = series.asarray()
         except ValueError as error:
@@ -81,11 +93,11 @@ def _apart(pixels: np.ndarray, axes: str, page: Any) -> tuple[np.ndarray | None,
 
 def _tags(page: Any) -> list[tuple[Any, ...]]:
     """Tags of the user's, in the form in which they are written."""
-    found = []
-    for tag in page.tags:
-        if tag.code not in _OWN and tag.code < 65000 and isinstance(tag.value, (str, bytes, int)):
-            found.append((tag.code, tag.dtype.value, tag.count, tag.value, True))
-    return found
+    return [
+        (tag.code, tag.dtype.value, tag.count, tag.value, True)
+        for tag in page.tags
+        if tag.code not in _OWN and tag.code < 65000 and isinstance(tag.value, (str, bytes, int))
+    ]
 
 
 def _dpi(page: Any) -> tuple[float, float] | None:
@@ -94,7 +106,7 @@ def _dpi(page: Any) -> tuple[float, float] | None:
     if x is None or y is None or not all(tag.value[0] and tag.value[1] for tag in (x, y)):
         return None
     scale = 2.54 if unit is not None and int(unit.value) == 3 else 1.0
-    return tuple(scale * tag.value[0] / tag.value[1] for tag in (x, y))  # type: ignore[return-value]
+    return tuple(scale * tag.value[0] / tag.value[1] for tag in (x, y))
 
 
 def _by_pillow(path: str, limit: int, error: ValueError, page: Any) -> np.ndarray:
