@@ -74,6 +74,16 @@ ENTRIES: tuple[Entry, ...] = (
         "residyn.atlas.learn_dynamics",
     ),
     Entry(
+        "transformer",
+        "Residual transformer sub-layers",
+        "F(x) = Attn(x) or MLP(x)",
+        "For y = x + α·Attn(x) the Jacobian J of attention bounds α: non-expansive needs ‖I+αJ‖₂ ≤ 1, which real attention "
+        "allows at no α > 0; growth by G over L sub-layers needs (1+α‖J‖₂)^L ≤ G. Above it the stack expands and gradients "
+        "explode; layer norm and scaled initialisation restore it.",
+        "sources of Python's standard library",
+        "residyn.atlas.transformer",
+    ),
+    Entry(
         "calibrate",
         "Calibration as residual shrinkage of logits",
         "F(z) = -λ·z",

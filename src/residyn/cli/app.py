@@ -7,7 +7,18 @@ from typing import Annotated
 import typer
 
 from residyn import __version__
-from residyn.cli import atlas, calibrate, deblur, denoise, disulfide, dynamics, explain, listing
+from residyn.cli import (
+    atlas,
+    calibrate,
+    deblur,
+    denoise,
+    disulfide,
+    dynamics,
+    explain,
+    graph,
+    listing,
+    segment,
+)
 from residyn.cli.options import Debug, examples
 from residyn.cli.output import emit
 
@@ -60,5 +71,10 @@ app.command(
     "disulfide",
     epilog=examples("residyn disulfide protein.pdb -o table.html", "residyn disulfide *.cif.gz --rigid --jobs -1 -o table.csv"),
 )(disulfide.disulfide)
+app.add_typer(segment.app, name="segment")
+app.command(
+    "graph",
+    epilog=examples("residyn graph friends.txt -o report.html", "residyn graph cites.npz --labels topics.csv --json"),
+)(graph.graph)
 app.command("list", epilog=examples("residyn list", "residyn list --json"))(listing.list_entries)
 app.command("explain", epilog=examples("residyn explain wiener", "residyn explain depth --json"))(explain.explain)

@@ -13,12 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from residyn.branch import Symmetric
 from residyn.errors import InputError
 from residyn.roots.differentiate import Pullback, implicit_gradient
 from residyn.roots.linear import DENSE_LIMIT, DenseSolver, forward_product, gmres, jacobian, rows_of
 from residyn.schemes.base import Field, Rational, Scheme, Step, Time
 from residyn.schemes.explicit import combine, step_size
-from residyn.schemes.problem import Rhs, coupled, evaluate_once
+from residyn.schemes.problem import Rhs, coupled, evaluate_once, solves_itself
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,11 @@ class DiagonallyImplicit(Scheme):
     def step(self, f: Field, t0: Time, t1: Time, x: Tensor, state: Any) -> Step:
         """Take one step; `state` is the `Implicit` record of the step that ended here."""
         h = step_size(t0, t1, x)
-        here = Linearisation(f, t0, x) if state is None else state.here(f, t0, x)
-        solver = _StageSolver(self, here, h, x)
+        known = solves_itself(f)
+        if known is not None and not isinstance(h, Tensor):
+            solver: _StageSolver | _KnownSolver = _KnownSolver(known, h)
+        else:
+            solver = _StageSolver(self, Linearisation(f, t0, x) if state is None else state.here(f, t0, x), h, x)
         ks: list[Tensor] = []
         z = x
         for i, (c, row) in enumerate(zip(self.tableau.c, self.tableau.a, strict=True)):
@@ -208,6 +212,22 @@ class _Recalled:
     def here(self, f: Field, t: Time, x: Tensor) -> Linearisation:
         """∂f/∂x where that step ended."""
         return Linearisation(f, t, x)
+
+
+class _KnownSolver:
+    """Solves the stages of a step by the branch itself: z = (I - hγ·A)⁻¹·(base + hγ·b)."""
+
+    iterations = 0
+    failed = None
+
+    def __init__(self, branch: Symmetric, h: float) -> None:
+        self.branch, self.h = branch, h
+
+    def solve(self, f: Field, t: Time, base: Tensor, gamma: float, guess: Tensor) -> tuple[Tensor, Tensor]:
+        """The stage z, and its slope (z - base)/(hγ)."""
+        weight, offset = self.h * gamma, self.branch.offset
+        z = self.branch.resolvent(base if offset is None else base + weight * offset, weight)
+        return z, (z - base) / weight
 
 
 class _StageSolver:
