@@ -11,7 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from residyn import InputError
-from residyn.graph import dirichlet_energy, effective_resistance, laplacian, rank, rayleigh_quotient, reorder
+from residyn.graph import (
+    dirichlet_energy,
+    effective_resistance,
+    laplacian,
+    nearest_neighbours,
+    rank,
+    rayleigh_quotient,
+    reorder,
+)
 
 
 @pytest.mark.parametrize("normalized", [True, False])
@@ -188,3 +196,19 @@ def test_reordering_keeps_the_graph_and_brings_neighbours_together():
     assert int((rows - columns).abs().max()) == 2  # the least bandwidth of a ring
     with pytest.raises(InputError, match=r"`L` must be a square matrix, \(n, n\), got \(2, 3\)"):
         reorder(torch.zeros(2, 3))
+
+
+def test_nearest_neighbours_are_those_of_a_tree(monkeypatch):
+    from scipy.spatial import cKDTree
+
+    x = torch.randn(70, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    truth = cKDTree(x.numpy()).query(x.numpy(), 6)[1][:, 1:]
+    for block in (2**24, 70):
+        monkeypatch.setattr("residyn.graph.neighbours._BLOCK", block)
+        edges = nearest_neighbours(x, 5)
+        np.testing.assert_array_equal(edges[1].reshape(70, 5), truth)
+        np.testing.assert_array_equal(edges[0].reshape(70, 5)[:, 0], np.arange(70))
+    with pytest.raises(InputError, match="`k` must lie in 1…69, the number of other points, got 70"):
+        nearest_neighbours(x, 70)
+    with pytest.raises(InputError, match=r"`x` must be finite points, \(n, d\), got \(70,\)"):
+        nearest_neighbours(x[:, 0], 3)

@@ -103,6 +103,15 @@ ENTRIES: tuple[Entry, ...] = (
         "residyn.atlas.transformer",
     ),
     Entry(
+        "graph",
+        "Residual graph networks against oversmoothing",
+        "F(x) = -L·x, or a graph convolution",
+        "Without the identity path deep propagation collapses node features: their Dirichlet energy falls geometrically, at a "
+        "rate that the spectrum gives. An identity path slows that, an anchor to the input stops it; η has the limit 2/λ_max.",
+        "nearest-neighbour graph of scikit-learn's digits; karate club and Les Misérables (package networkx)",
+        "residyn.atlas.graph",
+    ),
+    Entry(
         "calibrate",
         "Calibration as residual shrinkage of logits",
         "F(z) = -λ·z",

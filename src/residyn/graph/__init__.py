@@ -4,6 +4,7 @@ from residyn.analysis.resistance import effective_resistance
 from residyn.graph.diffusion import Diffusion
 from residyn.graph.laplacian import laplacian
 from residyn.graph.measures import dirichlet_energy, rank, rayleigh_quotient
+from residyn.graph.neighbours import nearest_neighbours
 from residyn.graph.network import GraphConv, ResidualGNN
 from residyn.graph.ordering import reorder
 
@@ -14,6 +15,7 @@ __all__ = [
     "dirichlet_energy",
     "effective_resistance",
     "laplacian",
+    "nearest_neighbours",
     "rank",
     "rayleigh_quotient",
     "reorder",
