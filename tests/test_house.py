@@ -35,9 +35,8 @@ MEANT = {
 
 # What comes with the core's own dependencies; anything else loaded by `import residyn` belongs to an extra.
 OPTIONAL = {
-    "PIL", "accelerate", "dask", "distributed", "gemmi", "jinja2", "joblib", "matplotlib", "mlxtend", "pandas", "pyscf", "ray",
-    "skimage", "sklearn", "statsmodels", "tifffile", "torchdiffeq",
-    "transformers",
+    "PIL", "accelerate", "dask", "distributed", "gemmi", "jinja2", "joblib", "matplotlib", "mlxtend", "nibabel", "nilearn", "pandas", "pyscf", "ray",
+    "skimage", "sklearn", "statsmodels", "tifffile", "torchdiffeq", "transformers",
 }  # fmt: skip
 
 
