@@ -141,8 +141,8 @@ def solve(
         control: How long steps are; `Adaptive()` if not given and the scheme has an error estimate.
         gradient: How the gradient comes back; `Replay()` if not given.
         event: What to watch for on the way, and whether to end there; times and states of events have gradients.
-        compile: `"step"` for one compiled function a step, `"solve"` for the whole solve and its gradient as compiled loops; the
-            same steps are taken. The first solve of a kind compiles, for 10 to 60 seconds; see docs/compiled.md.
+        compile: `"step"` for one compiled function a step, `"solve"` for the whole solve and its gradient as compiled loops;
+            the same steps are taken. The first solve of a kind compiles, for 10 to 60 seconds; see docs/compiled.md.
         throw: Whether a numerical failure is raised; otherwise it is in the `outcome`, with what was solved before it.
 
     Returns:

@@ -1,6 +1,6 @@
 """The way back, compiled: the recorded steps are taken again in reverse, and the gradient is pulled through each.
 
-It is the gradient of the steps as they were taken, as eager `Replay` returns it: the same recorded step sizes, the same formulas.
+It is the gradient of the steps as they were taken, as eager `Replay` returns it: the same step sizes, the same formulas.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from residyn.compiled import dense
 from residyn.compiled.build import Loop, Tensors
-from residyn.compiled.run import Rows, Run, capacity
+from residyn.compiled.run import Kit, Rows, Run, capacity
 from residyn.compiled.stages import LeafField, Leaves, take
 from residyn.roots.differentiate import only_once
 from residyn.schemes.control import Fixed
@@ -23,12 +23,14 @@ class Solved(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, run: Run, states: Tensor, slots: dense.Slots | None, x0: Tensor, *wanted: Tensor) -> Tensor:
+        """Remember the march."""
         ctx.run, ctx.slots = run, slots
         ctx.save_for_backward(x0, *wanted)
         return states
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        """Pull the gradient back through it."""
         run, origin = ctx.run, (grad, *ctx.saved_tensors)
         with torch.no_grad():
             pulled = pull(run, ctx.slots, grad.detach(), list(ctx.saved_tensors[1:]))
@@ -39,20 +41,20 @@ class Solved(torch.autograd.Function):
 def pull(run: Run, slots: dense.Slots | None, grad: Tensor, wanted: list[Tensor]) -> list[Tensor]:
     """From the gradient to the reported states, `(n, …)`, that to x0 and to the tensors that want one."""
     tensors = list(run.tensors)
-    for i, item in zip(run.wanted, wanted, strict=True):
+    for i, item in zip(run.kit.wanted, wanted, strict=True):
         tensors[i] = item
     given = tuple(item.detach() for item in tensors)
     leaves = torch.stack([run.stack(row) for row in grad])
     flow = leaves[-1] if run.problem.outcome.ok or slots is None else torch.zeros_like(leaves[-1])
-    totals = tuple(torch.zeros_like(given[i]) for i in run.wanted)
+    totals = tuple(torch.zeros_like(given[i]) for i in run.kit.wanted)
     inject, which, totals = _injected(run, slots, leaves, totals, given)
-    if slots is not None and not run.problem.outcome.ok:
-        pass
     end = sum(part.count for part in run.rows)
     for part in reversed(run.rows):
         end -= part.count
         if part.count:
-            flow, totals = _stretch(run, part, flow, totals, inject, None if which is None else which[end : end + part.count], given)
+            flow, totals = _stretch(
+                run, part, flow, totals, inject, None if which is None else which[end : end + part.count], given
+            )
     start = run.trace.state(flow) + grad[0]
     return [start, *totals]
 
@@ -89,17 +91,17 @@ def _injected(
     return inject, which, totals
 
 
-def _pulled(run: Run, take_step: Any, x: Leaves, given: Tensors, weights: Leaves) -> tuple[Leaves, list[Tensor]]:
+def _pulled(kit: Kit, take_step: Any, x: Leaves, given: Tensors, weights: Leaves) -> tuple[Leaves, list[Tensor]]:
     """The gradient of Σ⟨weights, take_step(x, tensors)⟩ to x and to the tensors that want one."""
 
     def function(state: Leaves, chosen: list[Tensor]) -> Leaves:
         tensors = list(given)
-        for i, item in zip(run.wanted, chosen, strict=True):
+        for i, item in zip(kit.wanted, chosen, strict=True):
             tensors[i] = item
-        end: Leaves = take_step(run.field(tuple(tensors)), state)
+        end: Leaves = take_step(kit.field(tuple(tensors)), state)
         return end
 
-    _, back = torch.func.vjp(function, x, [given[i] for i in run.wanted])
+    back = torch.func.vjp(function, x, [given[i] for i in kit.wanted])[1]
     to_x, to_tensors = back(weights)
     return to_x, to_tensors
 
@@ -114,14 +116,14 @@ def _stretch(
         extra = (inject, dense.padded(which, len(part.times)))
     place = torch.tensor(part.count - 1)
     _, flow, *found = run.loop(
-        ("pull", inject is not None), _stretch_loop(run, len(extra)), (place, flow.contiguous(), *totals),
+        ("pull", inject is not None), _stretch_loop(run.kit, len(extra)), (place, flow.contiguous(), *totals),
         (part.times, part.starts, *extra, *given),
     )  # fmt: skip
     return flow, tuple(found)
 
 
-def _stretch_loop(run: Run, extras: int) -> Loop:
-    tableau, count = run.scheme.tableau, len(run.wanted)
+def _stretch_loop(kit: Kit, extras: int) -> Loop:
+    tableau, count = kit.scheme.tableau, len(kit.wanted)
 
     def body(place: Tensor, flow: Tensor, *rest: Tensor) -> Tensors:
         totals, (times, starts, *given) = rest[:count], rest[count:]
@@ -132,7 +134,7 @@ def _stretch_loop(run: Run, extras: int) -> Loop:
             return take(f, tableau, t0, t1, x, f(t0, x)).x
 
         x = list(starts.index_select(0, row)[0].unbind(0))
-        to_x, to_tensors = _pulled(run, step, x, tuple(given[extras:]), list(flow.unbind(0)))
+        to_x, to_tensors = _pulled(kit, step, x, tuple(given[extras:]), list(flow.unbind(0)))
         new = torch.stack(to_x)
         if extras:
             new = new + given[0].index_select(0, given[1].index_select(0, row))[0]
@@ -141,7 +143,7 @@ def _stretch_loop(run: Run, extras: int) -> Loop:
     def more(place: Tensor, *_: Tensor) -> Tensor:
         return place >= 0
 
-    return Loop(more, body, run.whole)
+    return Loop(more, body, kit.whole)
 
 
 def _slots_back(run: Run, slots: dense.Slots, grad: Tensor, totals: Tensors, given: Tensors) -> tuple[Tensor, Tensors]:
@@ -150,14 +152,14 @@ def _slots_back(run: Run, slots: dense.Slots, grad: Tensor, totals: Tensors, giv
     out = torch.empty_like(starts)
     place, total = torch.tensor(0), torch.tensor(len(slots.legs))
     _, *found = run.loop(
-        "dense pull", _slots_loop(run), (place, *totals),
+        "dense pull", _slots_loop(run.kit), (place, *totals),
         (total, dense.padded(slots.span, room), starts, dense.padded(grad, room), out, *given),
     )  # fmt: skip
     return out[: len(slots.legs)], tuple(found)
 
 
-def _slots_loop(run: Run) -> Loop:
-    count = len(run.wanted)
+def _slots_loop(kit: Kit) -> Loop:
+    count = len(kit.wanted)
 
     def body(place: Tensor, *rest: Tensor) -> Tensors:
         totals, (_, spans, starts, grad, out, *given) = rest[:count], rest[count:]
@@ -165,14 +167,14 @@ def _slots_loop(run: Run) -> Loop:
         span = spans.index_select(0, row)[0]
 
         def inside(f: LeafField, x: Leaves) -> Leaves:
-            return dense.interpolated(run, f, span, x)
+            return dense.interpolated(kit, f, span, x)
 
         x, weights = (list(item.index_select(0, row)[0].unbind(0)) for item in (starts, grad))
-        to_x, to_tensors = _pulled(run, inside, x, tuple(given), weights)
+        to_x, to_tensors = _pulled(kit, inside, x, tuple(given), weights)
         out.index_put_((place,), torch.stack(to_x))
         return place + 1, *(a + b for a, b in zip(totals, to_tensors, strict=True))
 
     def more(place: Tensor, *rest: Tensor) -> Tensor:
         return place < rest[count]
 
-    return Loop(more, body, run.whole, (count + 5,))
+    return Loop(more, body, kit.whole, (count + 5,))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +18,7 @@ Tensors = tuple[Tensor, ...]
 OPTIONS = {"cpp_wrapper": True}  # the loop itself in C++ too: a Python wrapper costs more an iteration than the step does
 
 
-class Untraceable(Exception):
+class UntraceableError(Exception):
     """The field, or a program made with it, could not be compiled; the text says why."""
 
 
@@ -25,7 +26,7 @@ FAILURES = (
     RuntimeError, TypeError, AttributeError, AssertionError, LookupError, ValueError, OSError, ImportError, SyntaxError,
     subprocess.SubprocessError,
 )  # fmt: skip
-"""What tracing and compiling raise when they cannot: a torch too old, a field they do not know, a compiler that is not there."""
+"""What tracing and compiling raise when they cannot: a torch too old, a field they do not know, a compiler not there."""
 
 
 def reason(error: BaseException) -> str:
@@ -52,7 +53,7 @@ def compile_program(function: Callable[..., Tensors], example: Tensors) -> Calla
     """A function of tensors, compiled for tensors like these.
 
     Raises:
-        Untraceable: If it cannot be.
+        UntraceableError: If it cannot be.
     """
     global compilations  # noqa: PLW0603 - a count for tests and for the curious
     try:
@@ -60,9 +61,35 @@ def compile_program(function: Callable[..., Tensors], example: Tensors) -> Calla
             warnings.simplefilter("ignore")  # of torch about itself, while it compiles
             graph = make_fx(function, tracing_mode="fake")(*example)
             compilations += 1
-            return torch._inductor.compile(graph, list(example), options=dict(OPTIONS))
+            with _lean_bodies():
+                return torch._inductor.compile(graph, list(example), options=dict(OPTIONS))
     except FAILURES as error:
-        raise Untraceable(reason(error)) from error
+        raise UntraceableError(reason(error)) from error
+
+
+@contextlib.contextmanager
+def _lean_bodies() -> Iterator[None]:
+    """Within, inductor allocates nothing in the body of a loop for what a fused kernel holds in registers.
+
+    It knows which buffers those are and leaves them out of a plain graph; for a subgraph it does not tell the graph around it,
+    which plans the memory, and each round of the loop pays for a dozen tensors that nobody reads (torch 2.13).
+    """
+    from torch._inductor.graph import GraphLowering
+
+    plain = getattr(GraphLowering, "codegen_subgraph", None)
+    if plain is None:  # another torch, which may do it in another way
+        yield
+        return
+
+    def lean(self: Any, parent_graph: Any) -> None:
+        plain(self, parent_graph)
+        parent_graph.removed_buffers |= self.removed_buffers
+
+    GraphLowering.codegen_subgraph = lean  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        GraphLowering.codegen_subgraph = plain  # type: ignore[method-assign]
 
 
 @dataclass
@@ -120,7 +147,7 @@ class Loop:
             carry = tuple(s.clone() for s in (start if self.prepare is None else self.prepare(*start, *given)))
             # traced ahead, so that a gradient taken in the body is plain arithmetic by the time the loop sees it
             body = make_fx(self.body, tracing_mode="fake")(*carry, *given)
-            result: Tensors = while_loop_op(self.more, body, carry, given, **written)
+            result: Tensors = while_loop_op(self.more, body, carry, given, **written)  # type: ignore[arg-type]
             return result
 
         return loop

@@ -18,7 +18,7 @@ LIMIT = 16
 """Components up to which it is tried; operations are written once a component."""
 
 
-class NotByColumns(Exception):
+class NotByColumnsError(Exception):
     """The field does something to the last axis that is not known by columns; it is then compiled as it stands."""
 
 
@@ -29,7 +29,7 @@ class Columns:
 
     def __init__(self, items: list[Tensor]) -> None:
         if not 0 < len(items) <= LIMIT:
-            raise NotByColumns
+            raise NotByColumnsError
         self.items = items
 
     @property
@@ -49,7 +49,7 @@ def run(graph: fx.GraphModule, inputs: list[Value]) -> list[Tensor]:
     """The columns of what a traced field returns.
 
     Raises:
-        NotByColumns: If it cannot be told by columns.
+        NotByColumnsError: If it cannot be told by columns.
     """
     values: dict[fx.Node, Value] = {}
     given = iter(inputs)
@@ -71,7 +71,7 @@ def _call(target: Any, args: Any, kwargs: dict[str, Any]) -> Value:
     if target is operator.getitem:
         return args[0][args[1]]
     if not isinstance(target, torch._ops.OpOverload):
-        raise NotByColumns
+        raise NotByColumnsError
     name = target._schema.name.removeprefix("aten::")
     if not _any_columns(args) and not _any_columns(kwargs.values()):
         return _known_plain(name, target, args, kwargs)
@@ -79,7 +79,7 @@ def _call(target: Any, args: Any, kwargs: dict[str, Any]) -> Value:
         return _elementwise(target, args, kwargs)
     if name in _RULES and not set(kwargs) - {"dim", "keepdim"}:
         return _RULES[name](*args, **kwargs)
-    raise NotByColumns
+    raise NotByColumnsError
 
 
 def _known_plain(name: str, target: Any, args: Any, kwargs: dict[str, Any]) -> Value:
@@ -107,17 +107,17 @@ def _pieces(value: Value) -> list[Tensor]:
     if isinstance(value, Columns):
         return value.items
     if value.ndim == 0 or value.shape[-1] > LIMIT:
-        raise NotByColumns
+        raise NotByColumnsError
     return list(value.unbind(-1))
 
 
 def _elementwise(target: Any, args: Any, kwargs: dict[str, Any]) -> Columns:
     tensors = [v for v in (*args, *kwargs.values()) if isinstance(v, (Columns, Tensor))]
     if any(isinstance(v, (list, tuple)) for v in args):
-        raise NotByColumns
+        raise NotByColumnsError
     widths = {len(v.items) if isinstance(v, Columns) else (v.shape[-1] if v.ndim else 1) for v in tensors} - {1}
     if len(widths) > 1:
-        raise NotByColumns
+        raise NotByColumnsError
     width = widths.pop() if widths else 1
 
     def at(value: Value, i: int) -> Value:
@@ -156,7 +156,7 @@ def _unbind(x: Columns, dim: int = 0) -> list[Value]:
 
 def _split(x: Columns, size: int | list[int], dim: int = 0) -> list[Value]:
     if _axis(x, dim) != x.ndim - 1:
-        raise NotByColumns
+        raise NotByColumnsError
     sizes = size if isinstance(size, (list, tuple)) else [size] * -(-len(x.items) // size)
     starts = [sum(sizes[:i]) for i in range(len(sizes))]
     return [Columns(x.items[a : a + n]) for a, n in zip(starts, sizes, strict=True)]
@@ -165,7 +165,7 @@ def _split(x: Columns, size: int | list[int], dim: int = 0) -> list[Value]:
 def _unsqueeze(x: Columns, dim: int) -> Columns:
     axis = dim % (x.ndim + 1)
     if axis == x.ndim:
-        raise NotByColumns
+        raise NotByColumnsError
     return x.map(lambda c: c.unsqueeze(axis))
 
 
@@ -193,7 +193,7 @@ def _expand(x: Columns, size: list[int]) -> Columns:
 
 def _sum(x: Columns, dims: list[int], keepdim: bool = False) -> Value:
     if [_axis(x, d) for d in dims] != [x.ndim - 1]:
-        raise NotByColumns
+        raise NotByColumnsError
     total = x.items[0]
     for item in x.items[1:]:
         total = total + item
@@ -208,7 +208,7 @@ def _mean(x: Columns, dims: list[int], keepdim: bool = False) -> Value:
 def _select_scatter(x: Value, source: Value, dim: int, index: int) -> Columns:
     items = list(_pieces(x))
     if dim % (items[0].ndim + 1) != items[0].ndim or isinstance(source, Columns):
-        raise NotByColumns
+        raise NotByColumnsError
     items[index] = source.expand_as(items[index])
     return Columns(items)
 
@@ -216,20 +216,20 @@ def _select_scatter(x: Value, source: Value, dim: int, index: int) -> Columns:
 def _slice_scatter(x: Value, source: Value, dim: int = 0, start: Any = None, end: Any = None, step: int = 1) -> Columns:
     items = list(_pieces(x))
     if dim % (items[0].ndim + 1) != items[0].ndim:
-        raise NotByColumns
+        raise NotByColumnsError
     items[slice(start, end, step)] = _pieces(source)
     return Columns(items)
 
 
 def _flip(x: Columns, dims: list[int]) -> Columns:
     if [_axis(x, d) for d in dims] != [x.ndim - 1]:
-        raise NotByColumns
+        raise NotByColumnsError
     return Columns(x.items[::-1])
 
 
 def _roll(x: Columns, shifts: list[int], dims: list[int]) -> Columns:
     if [_axis(x, d) for d in dims] != [x.ndim - 1]:
-        raise NotByColumns
+        raise NotByColumnsError
     cut = -shifts[0] % len(x.items)
     return Columns(x.items[cut:] + x.items[:cut])
 

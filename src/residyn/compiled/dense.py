@@ -9,8 +9,9 @@ from torch import Tensor
 
 from residyn.compiled.build import Loop, Tensors
 from residyn.compiled.forward import sample_times
-from residyn.compiled.run import Run, capacity
+from residyn.compiled.run import Kit, Run, capacity
 from residyn.compiled.stages import LeafField, Leaves, wide
+from residyn.schemes.base import Time
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,8 @@ def locate(run: Run) -> Slots:
         theta = (due - span[:, 0]) / (span[:, 1] - span[:, 0])
         return Slots(legs, torch.cat([span, theta[:, None]], 1), reached[reached])
     table = sample_times(run)
-    due, sign = table[1:last], torch.sign(table[-1] - table[0])
-    legs = torch.searchsorted((steps[:, 1] * sign).T.contiguous(), (due * sign).T.contiguous()).T
+    due, signs = table[1:last], torch.sign(table[-1] - table[0])
+    legs = torch.searchsorted((steps[:, 1] * signs).T.contiguous(), (due * signs).T.contiguous()).T
     reached = legs < len(steps)
     legs = legs.clamp_max(len(steps) - 1)
     t0, t1 = (steps[:, i].gather(0, legs) for i in (0, 1))
@@ -57,9 +58,9 @@ def states(run: Run, slots: Slots) -> Tensor:
     starts, room = begins(run, slots)
     out = torch.empty_like(starts)
     place, total = torch.tensor(0), torch.tensor(len(slots.legs))
-    run.loop("dense", _loop(run), (place,), (total, padded(slots.span, room), starts, out, *run.tensors))
+    run.loop("dense", _loop(run.kit), (place,), (total, padded(slots.span, room), starts, out, *run.tensors))
     found = out[: len(slots.legs)]
-    run.problem.f.evaluations += len(found) * run.scheme.tableau.stages
+    run.problem.f.evaluations += len(found) * run.stages
     if bool(slots.reached.all()):
         return found
     mask = slots.reached[:, None]
@@ -82,27 +83,28 @@ def padded(rows: Tensor, room: int) -> Tensor:
     return full
 
 
-def interpolated(run: Run, f: LeafField, span: Tensor, x: Leaves) -> Leaves:
+def interpolated(kit: Kit, f: LeafField, span: Tensor, x: Leaves) -> Leaves:
     """The state at θ of the step from t0 to t1, span = (t0, t1, θ), by the scheme itself on all leaves at once."""
     t0, t1, theta = (wide(v, x[0]) for v in span.unbind(0))
 
-    def stacked(t: Tensor, state: Tensor) -> Tensor:
+    def stacked(t: Time, state: Tensor) -> Tensor:
+        assert isinstance(t, Tensor)  # t0 and t1 are
         return torch.stack(f(t.reshape(-1) if t.ndim else t, list(state.unbind(0))))
 
-    step = run.scheme.step(stacked, t0, t1, torch.stack(x), None)
+    step = kit.scheme.step(stacked, t0, t1, torch.stack(x), None)
     part = theta.to(x[0].dtype)
     return list(torch.where(theta == 1.0, step.x, step.dense(part)).unbind(0))
 
 
-def _loop(run: Run) -> Loop:
+def _loop(kit: Kit) -> Loop:
     def body(place: Tensor, *given: Tensor) -> Tensors:
         _, spans, starts, out = given[:4]
-        f, row = run.field(given[4:]), place.reshape(1)
+        f, row = kit.field(given[4:]), place.reshape(1)
         x = list(starts.index_select(0, row)[0].unbind(0))
-        out.index_put_((place,), torch.stack(interpolated(run, f, spans.index_select(0, row)[0], x)))
+        out.index_put_((place,), torch.stack(interpolated(kit, f, spans.index_select(0, row)[0], x)))
         return (place + 1,)
 
     def more(place: Tensor, *given: Tensor) -> Tensor:
         return place < given[0]
 
-    return Loop(more, body, run.whole, (4,))
+    return Loop(more, body, kit.whole, (4,))

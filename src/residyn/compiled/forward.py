@@ -12,7 +12,7 @@ from torch import Tensor
 from residyn.compiled import joint, persample
 from residyn.compiled.build import Loop, Tensors
 from residyn.compiled.outcome import sample_failed
-from residyn.compiled.run import Rows, Run, capacity
+from residyn.compiled.run import Kit, Rows, Run, capacity
 from residyn.compiled.stages import take
 from residyn.results import Outcome
 from residyn.schemes import failure
@@ -49,7 +49,7 @@ def _buffers(run: Run, x: Tensor, rows: int, record: bool, samples: tuple[int, .
 
 
 def _numbers(run: Run, control: Adaptive) -> dict[str, float]:
-    order = run.scheme.error_order + 1
+    order = run.kit.scheme.error_order + 1
     change = control.proportional / order
     return {
         "rtol": control.rtol, "safety": control.safety, "min_factor": control.min_factor, "max_factor": control.max_factor,
@@ -73,7 +73,7 @@ def _joint(run: Run, control: Adaptive, x: Tensor, atol: Tensors, key: Any, rows
         part = _buffers(run, x, rows, key[1], ())
         recorded = (part.times,) if part.starts is None else (part.times, part.starts)
         given = (bounds, *atol, *recorded, *run.tensors)
-        now, state = run.loop(("joint", key), _joint_loop(run, key), (torch.tensor(clock, dtype=torch.float64), x), given)
+        now, state = run.loop(("joint", key), _joint_loop(run.kit, key), (torch.tensor(clock, dtype=torch.float64), x), given)
         clock = joint.Clock(*now.tolist())
         x = state[: len(x)]
         part.count = int(clock.row)
@@ -83,7 +83,7 @@ def _joint(run: Run, control: Adaptive, x: Tensor, atol: Tensors, key: Any, rows
         if clock.status != joint.RUNNING or clock.tries >= control.max_steps:
             break
         clock = clock._replace(row=0.0)
-    problem.f.evaluations += int(clock.tries) * run.scheme.tableau.stages
+    problem.f.evaluations += int(clock.tries) * run.stages
     stats.accepted, stats.rejected = int(clock.accepted), int(clock.tries - clock.accepted)
     problem.outcome = _outcome(run, control, clock, x, sign)
     return x
@@ -99,9 +99,9 @@ def _outcome(run: Run, control: Adaptive, clock: Any, leaves: Tensor, sign: floa
     return failure.underflow(problem, t, x, h, clock.broke * sign)
 
 
-def _joint_loop(run: Run, key: Any) -> Loop:
+def _joint_loop(kit: Kit, key: Any) -> Loop:
     (full, damped), record = key
-    tableau, order = run.scheme.tableau, run.scheme.error_order
+    tableau, order = kit.scheme.tableau, kit.scheme.error_order
     at = 3 + record
 
     def parts(state: Tensor, atol: Tensor, halves: int) -> tuple[Any, ...]:
@@ -110,7 +110,7 @@ def _joint_loop(run: Run, key: Any) -> Loop:
         return leaves[:count], leaves[count:], list(atol.unbind(0)) if full else [atol] * count
 
     def prepare(clock: Tensor, x: Tensor, *given: Tensor) -> Tensors:
-        f = run.field(given[at:])
+        f = kit.field(given[at:])
         leaves, _, least = parts(x, given[1], 1)
         c, lim = joint.Clock(*clock.unbind(0)), joint.Limits(*given[0].unbind(0))
         k = f(c.t * lim.sign, leaves)
@@ -120,8 +120,8 @@ def _joint_loop(run: Run, key: Any) -> Loop:
         limits, atol, times = given[:3]
         x, k, least = parts(state, atol, 2)
         row = (clock[9].to(torch.int64),)
-        f = run.field(given[at:])
-        after, x1, k1, tried = joint.step(f, tableau, order, clock, x, k, limits, least, damped=damped)
+        f = kit.field(given[at:])
+        after, x1, k1, tried = joint.step(f, tableau, clock, x, k, limits, least, damped=damped)
         times.index_put_(row, tried)
         if record:
             given[3].index_put_(row, torch.stack(x))
@@ -130,7 +130,7 @@ def _joint_loop(run: Run, key: Any) -> Loop:
     def more(clock: Tensor, state: Tensor, *given: Tensor) -> Tensor:
         return joint.more(clock, given[0])
 
-    return Loop(more, body, run.whole, tuple(range(4, 5 + record)), prepare)
+    return Loop(more, body, kit.whole, tuple(range(4, 5 + record)), prepare)
 
 
 def _per_sample(run: Run, control: Adaptive, x: Tensor, atol: Tensors, key: Any, rows: int) -> Tensor:
@@ -140,7 +140,9 @@ def _per_sample(run: Run, control: Adaptive, x: Tensor, atol: Tensors, key: Any,
     sign = torch.sign(table[-1] - table[0])
     own = table * sign
     largest = table.abs().amax(0)
-    least = torch.maximum(4 * (torch.nextafter(largest, torch.full_like(largest, math.inf)) - largest), 1e-20 * (own[-1] - own[0]))
+    least = torch.maximum(
+        4 * (torch.nextafter(largest, torch.full_like(largest, math.inf)) - largest), 1e-20 * (own[-1] - own[0])
+    )
     ends = torch.stack(persample.Ends(own[-1], sign, least))
     numbers = persample.Limits(rounds=control.max_steps, rows=rows, **_numbers(run, control))
     limits = torch.tensor(numbers, dtype=torch.float64)
@@ -152,7 +154,7 @@ def _per_sample(run: Run, control: Adaptive, x: Tensor, atol: Tensors, key: Any,
         part = _buffers(run, x, rows, key[1], (size,))
         recorded = (part.times,) if part.starts is None else (part.times, part.starts)
         given = (limits, *atol, *recorded, ends, *run.tensors)
-        clocks, tally, state = run.loop(("own", key), _sample_loop(run, key), (clocks, tally, x), given)
+        clocks, tally, state = run.loop(("own", key), _sample_loop(run.kit, key), (clocks, tally, x), given)
         total = persample.Tally(*tally.tolist())
         x = state[: len(x)]
         part.count = int(total.row)
@@ -162,7 +164,7 @@ def _per_sample(run: Run, control: Adaptive, x: Tensor, atol: Tensors, key: Any,
         if total.status != joint.RUNNING or total.rounds >= control.max_steps:
             break
         tally[-1] = 0.0
-    problem.f.evaluations += int(total.rounds) * run.scheme.tableau.stages
+    problem.f.evaluations += int(total.rounds) * run.stages
     stats.accepted, stats.rejected = int(total.accepted), int(total.rounds - total.accepted)
     if total.status == joint.ARRIVED:
         problem.outcome = failure.inaccurate(int(total.kept), control.min_step)
@@ -171,12 +173,14 @@ def _per_sample(run: Run, control: Adaptive, x: Tensor, atol: Tensors, key: Any,
     return x
 
 
-def _sample_outcome(run: Run, clocks: persample.Clocks, leaves: Tensor, sign: Tensor, end: Tensor, status: float) -> Outcome:
+def _sample_outcome(run: Run, clocks: persample.Clocks, leaves: Tensor, sign: Tensor, end: Tensor, status: Any) -> Outcome:
     which = clocks.lost != 0 if status == joint.LOST else clocks.t != end
     row = int(which.to(torch.uint8).argmax())
     t = (clocks.t * sign).reshape(-1, *[1] * (run.problem.x0.ndim - 1))
     h, broke = (float(sign[row] * v[row]) for v in (clocks.tried, clocks.broke))
-    return sample_failed(run.problem, "step_underflow" if status == joint.LOST else "max_steps", row, t, h, broke, run.trace.state(leaves))
+    return sample_failed(
+        run.problem, "step_underflow" if status == joint.LOST else "max_steps", row, t, h, broke, run.trace.state(leaves)
+    )
 
 
 def sample_times(run: Run) -> Tensor:
@@ -187,9 +191,9 @@ def sample_times(run: Run) -> Tensor:
     return torch.tensor(times, dtype=torch.float64)[:, None].expand(-1, size).contiguous()
 
 
-def _sample_loop(run: Run, key: Any) -> Loop:
+def _sample_loop(kit: Kit, key: Any) -> Loop:
     (full, damped), record = key
-    tableau, order = run.scheme.tableau, run.scheme.error_order
+    tableau, order = kit.scheme.tableau, kit.scheme.error_order
     at = 3 + record
 
     def parts(state: Tensor, atol: Tensor, halves: int) -> tuple[Any, ...]:
@@ -198,7 +202,7 @@ def _sample_loop(run: Run, key: Any) -> Loop:
         return leaves[:count], leaves[count:], list(atol.unbind(0)) if full else [atol] * count
 
     def prepare(clocks: Tensor, tally: Tensor, x: Tensor, *given: Tensor) -> Tensors:
-        f, ends = run.field(given[at + 1 :]), given[at]
+        f, ends = kit.field(given[at + 1 :]), given[at]
         leaves, _, least = parts(x, given[1], 1)
         k = f(clocks[0] * ends[1], leaves)
         first = persample.first_steps(f, order, clocks, leaves, k, given[0], ends, least)
@@ -207,7 +211,7 @@ def _sample_loop(run: Run, key: Any) -> Loop:
     def body(clocks: Tensor, tally: Tensor, state: Tensor, *given: Tensor) -> Tensors:
         limits, atol, times = given[:3]
         x, k, least = parts(state, atol, 2)
-        f = run.field(given[at + 1 :])
+        f = kit.field(given[at + 1 :])
         row = (tally[4].to(torch.int64),)
         after, total, x1, k1, kept = persample.step(f, tableau, clocks, tally, x, k, limits, given[at], least, damped=damped)
         times.index_put_(row, kept)
@@ -218,7 +222,7 @@ def _sample_loop(run: Run, key: Any) -> Loop:
     def more(clocks: Tensor, tally: Tensor, state: Tensor, *given: Tensor) -> Tensor:
         return persample.more(tally, given[0])
 
-    return Loop(more, body, run.whole, tuple(range(5, 6 + record)), prepare)
+    return Loop(more, body, kit.whole, tuple(range(5, 6 + record)), prepare)
 
 
 def fixed(run: Run, *, record: bool) -> Tensor:
@@ -242,8 +246,8 @@ def fixed(run: Run, *, record: bool) -> Tensor:
     place, total, every = (torch.tensor(v, dtype=torch.int64) for v in (0, count, control.steps))
     recorded = (part.starts,) if part.starts is not None else ()
     given = (total, every, times, out, *recorded, *run.tensors)
-    run.loop(("fixed", record), _fixed_loop(run, record), (place, x), given)
-    problem.f.evaluations += count * run.scheme.tableau.stages
+    run.loop(("fixed", record), _fixed_loop(run.kit, record), (place, x), given)
+    problem.f.evaluations += count * run.stages
     return _finite(run, control, out[:reports])
 
 
@@ -264,13 +268,13 @@ def _finite(run: Run, control: Fixed, out: Tensor) -> Tensor:
     return out[:reached]
 
 
-def _fixed_loop(run: Run, record: bool) -> Loop:
-    tableau = run.scheme.tableau
+def _fixed_loop(kit: Kit, record: bool) -> Loop:
+    tableau = kit.scheme.tableau
     other = 4 + record
 
     def body(place: Tensor, x: Tensor, *given: Tensor) -> Tensors:
         _, every, times, out = given[:4]
-        f = run.field(given[other:])
+        f = kit.field(given[other:])
         t0, t1 = times.index_select(0, place.reshape(1))[0].unbind(0)
         leaves = list(x.unbind(0))
         x1 = torch.stack(take(f, tableau, t0, t1, leaves, f(t0, leaves)).x)
@@ -282,4 +286,4 @@ def _fixed_loop(run: Run, record: bool) -> Loop:
     def more(place: Tensor, x: Tensor, *given: Tensor) -> Tensor:
         return place < given[0]
 
-    return Loop(more, body, run.whole, (5, 6) if record else (5,))
+    return Loop(more, body, kit.whole, (5, 6) if record else (5,))

@@ -5,7 +5,7 @@ Within, time runs forwards: it is multiplied by the sign of its direction, which
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,45 +13,48 @@ from torch import Tensor
 from residyn.compiled.stages import LeafField, Leaves, choose, combine, scales, squares, take
 from residyn.schemes.tableaus import Tableau
 
+Number = Any
+"""A float on the host, a tensor in a program."""
+
 RUNNING, ARRIVED, LOST, BROKEN = 0.0, 1.0, 2.0, 3.0
 
 
 class Clock(NamedTuple):
     """Where a march stands; counts are doubles too, so that all of it is one tensor."""
 
-    t: Tensor
-    h: Tensor
+    t: Number
+    h: Number
     """The next step to try; negative: choose the first."""
-    previous: Tensor
+    previous: Number
     """Error ratio of the step before."""
-    broke: Tensor
+    broke: Number
     """The first step from t that gave nan, or 0."""
-    retry: Tensor
-    tries: Tensor
-    accepted: Tensor
-    kept: Tensor
+    retry: Number
+    tries: Number
+    accepted: Number
+    kept: Number
     """Steps accepted only because they could not be shorter."""
-    status: Tensor
-    row: Tensor
+    status: Number
+    row: Number
     """Where the next accepted step is recorded."""
 
 
 class Limits(NamedTuple):
     """Numbers that a control is made of; inputs of the program, so that others do not recompile it."""
 
-    end: Tensor
-    sign: Tensor
-    least: Tensor
-    tries: Tensor
-    rows: Tensor
-    rtol: Tensor
-    safety: Tensor
-    min_factor: Tensor
-    max_factor: Tensor
-    min_step: Tensor
-    max_step: Tensor
-    power: Tensor
-    change: Tensor
+    end: Number
+    sign: Number
+    least: Number
+    tries: Number
+    rows: Number
+    rtol: Number
+    safety: Number
+    min_factor: Number
+    max_factor: Number
+    min_step: Number
+    max_step: Number
+    power: Number
+    change: Number
 
 
 def more(clock: Tensor, limits: Tensor) -> Tensor:
@@ -61,7 +64,15 @@ def more(clock: Tensor, limits: Tensor) -> Tensor:
 
 
 def step(
-    f: LeafField, tableau: Tableau, order: int, clock: Tensor, x: Leaves, k: Leaves, limits: Tensor, atol: Leaves, *, damped: bool
+    f: LeafField,
+    tableau: Tableau,
+    clock: Tensor,
+    x: Leaves,
+    k: Leaves,
+    limits: Tensor,
+    atol: Leaves,
+    *,
+    damped: bool,
 ) -> tuple[Tensor, Leaves, Leaves, Tensor]:
     """Try a step: the clock after it, state and slope there, and the times between which it was tried."""
     c, lim = Clock(*clock.unbind(0)), Limits(*limits.unbind(0))

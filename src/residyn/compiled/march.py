@@ -10,9 +10,9 @@ from torch import Tensor
 
 from residyn.compiled import dense, forward
 from residyn.compiled.backward import Solved
-from residyn.compiled.build import Untraceable, has_compiler
+from residyn.compiled.build import UntraceableError, has_compiler
 from residyn.compiled.field import find
-from residyn.compiled.run import Legs, Run
+from residyn.compiled.run import Kit, Legs, Run
 from residyn.errors import InputError, ResidynWarning
 from residyn.gradients.base import GradientMode
 from residyn.gradients.replay import Replay
@@ -53,7 +53,7 @@ def march(problem: Problem, tier: Tier, gradient: GradientMode) -> Tensor:
     if why is None:
         try:
             return _march(problem, tier)
-        except Untraceable as error:
+        except UntraceableError as error:
             why = str(error)
     warnings.warn(f"`compile={tier!r}` fell back to the eager tier: {why}", ResidynWarning, stacklevel=4)
     return gradient.march(problem)
@@ -84,11 +84,13 @@ def _march(problem: Problem, tier: Tier) -> Tensor:
     trace, tensors = find(problem, t, own_times, columnar=x0.ndim > own_times)
     wanted = tuple(i for i, item in enumerate(tensors) if item.requires_grad) if torch.is_grad_enabled() else ()
     graded = bool(wanted) or (torch.is_grad_enabled() and x0.requires_grad)
-    run = Run(problem, trace, tuple(item.detach() for item in tensors), tier == "solve", wanted)
+    assert isinstance(problem.scheme, ExplicitRungeKutta)  # `check` has seen to it
+    kit = Kit(trace, problem.scheme, dtype, tier == "solve", wanted)
+    run = Run(problem, kit, tuple(item.detach() for item in tensors))
     counted = problem.f.evaluations
     try:
         states, slots = _fixed(run, graded) if isinstance(problem.control, Fixed) else _adaptive(run, graded)
-    except Untraceable:
+    except UntraceableError:
         problem.f.evaluations = counted
         raise
     problem.stats.evaluations = problem.f.evaluations

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from residyn.compiled.joint import ARRIVED, LOST, RUNNING
+from residyn.compiled.joint import ARRIVED, LOST, RUNNING, Number
 from residyn.compiled.stages import LeafField, Leaves, choose, combine, scales, squares, take, wide
 from residyn.schemes.tableaus import Tableau
 
@@ -36,26 +36,26 @@ class Clocks(NamedTuple):
 class Tally(NamedTuple):
     """Where the march stands."""
 
-    rounds: Tensor
-    accepted: Tensor
-    kept: Tensor
-    status: Tensor
-    row: Tensor
+    rounds: Number
+    accepted: Number
+    kept: Number
+    status: Number
+    row: Number
 
 
 class Limits(NamedTuple):
     """Numbers of the control, `()` each."""
 
-    rounds: Tensor
-    rows: Tensor
-    rtol: Tensor
-    safety: Tensor
-    min_factor: Tensor
-    max_factor: Tensor
-    min_step: Tensor
-    max_step: Tensor
-    power: Tensor
-    change: Tensor
+    rounds: Number
+    rows: Number
+    rtol: Number
+    safety: Number
+    min_factor: Number
+    max_factor: Number
+    min_step: Number
+    max_step: Number
+    power: Number
+    change: Number
 
 
 class Ends(NamedTuple):

@@ -1,4 +1,4 @@
-"""What the two directions of a compiled march share: the problem, its traced field, and the record of the steps that were taken."""
+"""What the two directions of a compiled march share: the problem, its traced field, and the record of the steps taken."""
 
 from __future__ import annotations
 
@@ -27,45 +27,62 @@ class Rows:
     count: int
 
 
+@dataclass(frozen=True)
+class Kit:
+    """What a program is made of, and kept with it: nothing of a single solve, nor of the field but its graph.
+
+    Args:
+        trace: The field.
+        scheme: The scheme.
+        dtype: The precision in which f gets the time.
+        whole: Whether the loop is compiled as well as the step.
+        wanted: Which of the field's tensors want a gradient.
+    """
+
+    trace: Trace
+    scheme: ExplicitRungeKutta
+    dtype: torch.dtype
+    whole: bool
+    wanted: tuple[int, ...]
+
+    def field(self, tensors: Sequence[Tensor]) -> LeafField:
+        """f(t, x) leaf by leaf, with these tensors."""
+
+        def call(t: Tensor, x: Leaves) -> Leaves:
+            return self.trace(t.to(self.dtype), x, list(tensors))
+
+        return call
+
+
 @dataclass
 class Run:
     """A compiled march on its way.
 
     Args:
         problem: The problem.
-        trace: Its field.
+        kit: What its programs are made of.
         tensors: The tensors that the field uses.
-        whole: Whether the loop is compiled as well as the step.
-        wanted: Which of the tensors want a gradient.
     """
 
     problem: Problem
-    trace: Trace
+    kit: Kit
     tensors: Tensors
-    whole: bool
-    wanted: tuple[int, ...] = ()
     rows: list[Rows] = field(default_factory=list)
 
     @property
-    def scheme(self) -> ExplicitRungeKutta:
-        """The scheme, which is an explicit one."""
-        scheme = self.problem.scheme
-        assert isinstance(scheme, ExplicitRungeKutta)  # `march` has checked
-        return scheme
+    def trace(self) -> Trace:
+        """The field."""
+        return self.kit.trace
+
+    @property
+    def stages(self) -> int:
+        """Evaluations in a step."""
+        return self.kit.scheme.tableau.stages
 
     @property
     def own_times(self) -> bool:
         """Whether samples have times of their own."""
         return isinstance(self.problem.times[0], Tensor) or bool(getattr(self.problem.control, "per_sample", False))
-
-    def field(self, tensors: Tensors) -> LeafField:
-        """f(t, x) leaf by leaf, with these tensors; the time in the precision in which f gets it."""
-        dtype = self.problem.f.time_dtype
-
-        def call(t: Tensor, x: Leaves) -> Leaves:
-            return self.trace(t.to(dtype), x, list(tensors))
-
-        return call
 
     def stack(self, x: Tensor) -> Tensor:
         """A state as its leaves, `(leaves, …)`; contiguous."""
@@ -74,7 +91,8 @@ class Run:
     def loop(self, key: Hashable, make: Loop, start: Tensors, given: Tensors) -> Tensors:
         """Run a loop, compiled before if one like it was."""
         shapes = tuple((tuple(item.shape), item.dtype) for item in (*start, *given))
-        kind = (key, type(self.scheme), self.whole, self.wanted, shapes, torch.get_num_threads())
+        kit = self.kit
+        kind = (key, type(kit.scheme), kit.dtype, kit.whole, kit.wanted, shapes, torch.get_num_threads())
         program = self.trace.programs.setdefault(kind, make)
         with torch.no_grad():
             found: Tensors = program(start, given)
