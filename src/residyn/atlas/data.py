@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import functools
 import gzip
+import os
+import platform
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -97,6 +100,50 @@ def picture(name: str) -> Tensor:
     with image.open(package_file("skimage", f"data/{name}.png", "atlas")) as opened:
         grey = np.array(opened.convert("L"), dtype=np.float64)
     return torch.from_numpy(grey / 255)
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text as symbol numbers.
+
+    Args:
+        symbols: `(n,)` int64, in 0 … count - 1.
+        count: Number of different symbols.
+        source: Where it comes from, for the reader.
+    """
+
+    symbols: Tensor
+    count: int
+    source: str
+
+
+SOURCES = ("argparse", "ast", "dataclasses", "enum", "inspect", "pathlib", "pickle", "tarfile", "typing", "zipfile")
+"""Modules of Python's standard library that serve as text."""
+
+
+def text() -> Text:
+    """Python's own sources, ten modules of the standard library one after the other, by character.
+
+    Returns:
+        The text; characters beyond ASCII become one symbol.
+
+    Raises:
+        InputError: If the interpreter comes without its sources.
+
+    >>> text().symbols[:3].shape
+    torch.Size([3])
+    """
+    folder = Path(os.path.dirname(os.__file__))
+    try:
+        written = "".join((folder / f"{name}.py").read_text("utf-8") for name in SOURCES)
+    except OSError as error:
+        raise InputError(
+            f"the sources of Python's standard library must be in {str(folder)!r}, got: {error.strerror}"
+        ) from error
+    codes = torch.tensor(list(written.encode("ascii", errors="replace")))
+    known, symbols = torch.unique(codes, return_inverse=True)
+    about = f"sources of Python {'.'.join(platform.python_version_tuple()[:2])}'s standard library: {', '.join(SOURCES)}"
+    return Text(symbols, len(known), f"{about}; {len(symbols):,} characters, {len(known)} different")
 
 
 def _split(pixels: np.ndarray, labels: np.ndarray, sizes: tuple[int, ...], seed: int, name: str) -> Split:

@@ -7,7 +7,17 @@ from typing import Annotated
 import typer
 
 from residyn import __version__
-from residyn.cli import atlas, calibrate, disulfide, dynamics, explain, listing
+from residyn.cli import (
+    atlas,
+    audit,
+    calibrate,
+    disulfide,
+    dynamics,
+    explain,
+    graph,
+    listing,
+    segment,
+)
 from residyn.cli.options import Debug, examples
 from residyn.cli.output import emit
 
@@ -40,6 +50,10 @@ def _root(
 
 
 app.command("atlas", epilog=examples("residyn atlas -o atlas.html", "residyn atlas wiener ode --fast --seed 3"))(atlas.atlas)
+app.command(
+    "audit",
+    epilog=examples("residyn audit mynets:resnet batch.npz -o audit.html", "residyn audit hf:minilm --budget 30 -o audit.html"),
+)(audit.audit)
 app.add_typer(dynamics.app, name="dynamics")
 app.command(
     "calibrate",
@@ -49,5 +63,10 @@ app.command(
     "disulfide",
     epilog=examples("residyn disulfide protein.pdb -o table.html", "residyn disulfide *.cif.gz --rigid --jobs -1 -o table.csv"),
 )(disulfide.disulfide)
+app.add_typer(segment.app, name="segment")
+app.command(
+    "graph",
+    epilog=examples("residyn graph friends.txt -o report.html", "residyn graph cites.npz --labels topics.csv --json"),
+)(graph.graph)
 app.command("list", epilog=examples("residyn list", "residyn list --json"))(listing.list_entries)
 app.command("explain", epilog=examples("residyn explain wiener", "residyn explain depth --json"))(explain.explain)
