@@ -40,7 +40,9 @@ def _tolerances(run: Run, control: Adaptive, x: Tensor) -> tuple[Tensors, Any]:
         full = run.stack(atol.detach().to(run.problem.x0).expand(run.problem.x0.shape))
     else:
         full = torch.tensor(float(atol), dtype=x.dtype)
-    return (full,), (full.ndim > 0, control.proportional != 0.0)
+    damped = control.proportional != 0.0
+    law = joint.Law(control.integral == 1.0 and not damped, damped, control.predictive)
+    return (full,), (full.ndim > 0, law)
 
 
 def _buffers(run: Run, x: Tensor, rows: int, record: bool, samples: tuple[int, ...]) -> Rows:
@@ -67,7 +69,7 @@ def _joint(run: Run, control: Adaptive, x: Tensor, atol: Tensors, key: Any, rows
         end=last * sign, sign=sign, least=1e-20 * abs(last - start), tries=control.max_steps, rows=rows,
         **_numbers(run, control),
     )  # fmt: skip
-    clock = joint.Clock(start * sign, first, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, joint.RUNNING, 0.0)
+    clock = joint.Clock(start * sign, first, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, joint.RUNNING, 0.0)
     bounds = torch.tensor(limits, dtype=torch.float64)
     while True:
         part = _buffers(run, x, rows, key[1], ())
@@ -100,7 +102,7 @@ def _outcome(run: Run, control: Adaptive, clock: Any, leaves: Tensor, sign: floa
 
 
 def _joint_loop(kit: Kit, key: Any) -> Loop:
-    (full, damped), record = key
+    (full, law), record = key
     tableau, order = kit.scheme.tableau, kit.scheme.error_order
     at = 3 + record
 
@@ -119,9 +121,9 @@ def _joint_loop(kit: Kit, key: Any) -> Loop:
     def body(clock: Tensor, state: Tensor, *given: Tensor) -> Tensors:
         limits, atol, times = given[:3]
         x, k, least = parts(state, atol, 2)
-        row = (clock[9].to(torch.int64),)
+        row = (joint.Clock(*clock.unbind(0)).row.to(torch.int64),)
         f = kit.field(given[at:])
-        after, x1, k1, tried = joint.step(f, tableau, clock, x, k, limits, least, damped=damped)
+        after, x1, k1, tried = joint.step(f, tableau, order, clock, x, k, limits, least, law)
         times.index_put_(row, tried)
         if record:
             given[3].index_put_(row, torch.stack(x))
@@ -148,7 +150,7 @@ def _per_sample(run: Run, control: Adaptive, x: Tensor, atol: Tensors, key: Any,
     limits = torch.tensor(numbers, dtype=torch.float64)
     first = -1.0 if control.first_step is None else min(control.first_step, control.max_step)
     zero = torch.zeros(size, dtype=torch.float64)
-    clocks = torch.stack(persample.Clocks(own[0], zero + first, zero, zero + 1, zero, zero, zero, zero))
+    clocks = torch.stack(persample.Clocks(own[0], zero + first, zero, zero + 1, zero + persample.NEVER, zero, zero, zero, zero))
     tally = torch.zeros(len(persample.Tally._fields), dtype=torch.float64)
     while True:
         part = _buffers(run, x, rows, key[1], (size,))
@@ -192,7 +194,7 @@ def sample_times(run: Run) -> Tensor:
 
 
 def _sample_loop(kit: Kit, key: Any) -> Loop:
-    (full, damped), record = key
+    (full, law), record = key
     tableau, order = kit.scheme.tableau, kit.scheme.error_order
     at = 3 + record
 
@@ -212,8 +214,8 @@ def _sample_loop(kit: Kit, key: Any) -> Loop:
         limits, atol, times = given[:3]
         x, k, least = parts(state, atol, 2)
         f = kit.field(given[at + 1 :])
-        row = (tally[4].to(torch.int64),)
-        after, total, x1, k1, kept = persample.step(f, tableau, clocks, tally, x, k, limits, given[at], least, damped=damped)
+        row = (persample.Tally(*tally.unbind(0)).row.to(torch.int64),)
+        after, total, x1, k1, kept = persample.step(f, tableau, order, clocks, tally, x, k, limits, given[at], least, law)
         times.index_put_(row, kept)
         if record:
             given[3].index_put_(row, torch.stack(x))

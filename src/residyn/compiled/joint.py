@@ -26,7 +26,9 @@ class Clock(NamedTuple):
     h: Number
     """The next step to try; negative: choose the first."""
     previous: Number
-    """Error ratio of the step before."""
+    """Error ratio of the last step kept."""
+    ideal: Number
+    """The step that would just have been right there, h*; 0 before the first."""
     broke: Number
     """The first step from t that gave nan, or 0."""
     retry: Number
@@ -57,6 +59,20 @@ class Limits(NamedTuple):
     change: Number
 
 
+class Law(NamedTuple):
+    """How the next step follows from the errors: what programs are made for. The numbers of it are in `Limits`.
+
+    Args:
+        simple: Whether that is h·safety·r^(-1/(q+1)).
+        damped: Whether it looks at the error before.
+        predictive: Whether a step that has to shrink is foreseen.
+    """
+
+    simple: bool
+    damped: bool
+    predictive: bool
+
+
 def more(clock: Tensor, limits: Tensor) -> Tensor:
     """Whether to go on."""
     c, lim = Clock(*clock.unbind(0)), Limits(*limits.unbind(0))
@@ -66,13 +82,13 @@ def more(clock: Tensor, limits: Tensor) -> Tensor:
 def step(
     f: LeafField,
     tableau: Tableau,
+    order: int,
     clock: Tensor,
     x: Leaves,
     k: Leaves,
     limits: Tensor,
     atol: Leaves,
-    *,
-    damped: bool,
+    law: Law,
 ) -> tuple[Tensor, Leaves, Leaves, Tensor]:
     """Try a step: the clock after it, state and slope there, and the times between which it was tried."""
     c, lim = Clock(*clock.unbind(0)), Limits(*limits.unbind(0))
@@ -90,11 +106,19 @@ def step(
     ratio = mean.sqrt()
     forced = h <= lim.min_step
     good = ~lost & ((ratio <= 1.0) | (forced & (ratio < torch.inf)))
-    factor = lim.safety * ratio**lim.power
-    if damped:
+    most = 100 ** (1 / (order + 1))
+    floored = ratio.clamp_min(1e-100)
+    share = floored ** (-1 / (order + 1))
+    factor = lim.safety * (share if law.simple else floored**lim.power)
+    if law.damped:
         factor = factor * c.previous**lim.change
+    ideal = (t1 - c.t) * share.clamp_max(most)
+    fits = ratio <= 1.0
+    if law.predictive:
+        falls = fits & (ideal < c.ideal)
+        factor = torch.where(falls, torch.minimum(factor, lim.safety * share * ideal / c.ideal), factor)
     factor = torch.minimum(torch.maximum(factor, lim.min_factor), lim.max_factor)
-    factor = torch.where(ratio == 0, lim.max_factor, torch.where(ratio < torch.inf, factor, lim.min_factor))
+    factor = torch.where(ratio < torch.inf, factor, lim.min_factor)
     factor = torch.where(good, factor, factor.clamp_max(1.0))
     after = torch.where((ratio > 1.0) | torch.isnan(ratio), t1 - c.t, h) * factor
     after = torch.minimum(torch.maximum(after, lim.min_step), lim.max_step)
@@ -106,7 +130,8 @@ def step(
     done = good.double()
     new = Clock(
         torch.where(good, t1, c.t), torch.where(lost | broken, h.where(~lost, c.h), after),
-        torch.where(good, ratio.clamp_min(1e-10), c.previous), broke, torch.where(lost, c.retry, 1 - done),
+        torch.where(good & fits, ratio.clamp_min(1e-10), c.previous),
+        torch.where(good & fits, ideal, c.ideal), broke, torch.where(lost, c.retry, 1 - done),
         c.tries + (~lost).double(), c.accepted + done, c.kept + (good & (ratio > 1.0)).double(), status, c.row + done,
     )  # fmt: skip
     return torch.stack(new), choose(good, taken.x, x), choose(good, end, k), torch.stack([c.t, t1])

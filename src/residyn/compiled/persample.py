@@ -10,9 +10,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from residyn.compiled.joint import ARRIVED, LOST, RUNNING, Number
+from residyn.compiled.joint import ARRIVED, LOST, RUNNING, Law, Number
 from residyn.compiled.stages import LeafField, Leaves, choose, combine, scales, squares, take, wide
 from residyn.schemes.tableaus import Tableau
+
+NEVER = 1e-200
+"""An ideal step that falls short of none."""
 
 
 class Clocks(NamedTuple):
@@ -24,6 +27,8 @@ class Clocks(NamedTuple):
     tried: Tensor
     """The step tried last."""
     previous: Tensor
+    ideal: Tensor
+    """The step that would just have been right where it was last kept, h*."""
     broke: Tensor
     """The first step from t that gave nan, or 0."""
     refused: Tensor
@@ -73,8 +78,8 @@ def more(tally: Tensor, limits: Tensor) -> Tensor:
 
 
 def step(
-    f: LeafField, tableau: Tableau, clocks: Tensor, tally: Tensor, x: Leaves, k: Leaves,
-    limits: Tensor, ends: Tensor, atol: Leaves, *, damped: bool,
+    f: LeafField, tableau: Tableau, order: int, clocks: Tensor, tally: Tensor, x: Leaves, k: Leaves,
+    limits: Tensor, ends: Tensor, atol: Leaves, law: Law,
 ) -> tuple[Tensor, Tensor, Leaves, Leaves, Tensor]:  # fmt: skip
     """Try a round of steps: clocks and tally after it, states and slopes, and the times of the steps that were kept."""
     c, n, lim, own = Clocks(*clocks.unbind(0)), Tally(*tally.unbind(0)), Limits(*limits.unbind(0)), Ends(*ends.unbind(0))
@@ -98,9 +103,15 @@ def step(
     forced = (square > 1.0) & least & torch.isfinite(square)
     stop = lost.any()
     good = ((square <= 1.0) | forced) & ~stop
-    factor = lim.safety * square.clamp_min(1e-200) ** (0.5 * lim.power)
-    if damped:
+    floored = square.clamp_min(1e-200)
+    share = floored ** (-0.5 / (order + 1))
+    factor = lim.safety * (share if law.simple else floored ** (0.5 * lim.power))
+    if law.damped:
         factor = factor * c.previous**lim.change
+    ideal = (tried * share.clamp_max(100.0 ** (1 / (order + 1)))).clamp_min(NEVER)
+    if law.predictive:
+        fall = ideal / c.ideal
+        factor = torch.where(good & (fall < 1.0), torch.minimum(factor, lim.safety * share * fall), factor)
     factor = torch.minimum(torch.maximum(factor, lim.min_factor), lim.max_factor)
     factor = torch.where(good, factor, factor.clamp_max(1.0))
     h = torch.minimum(torch.maximum(tried * factor, lim.min_step), lim.max_step)
@@ -108,7 +119,8 @@ def step(
     t = torch.where(good, t1, c.t)
     new = Clocks(
         t, torch.where(stop, c.h, h), torch.where(stop, c.tried, tried),
-        torch.where(good, square.sqrt().clamp_min(1e-10), c.previous), torch.where(stop, c.broke, broke),
+        torch.where(good, square.sqrt().clamp_min(1e-10), c.previous),
+        torch.where(good, ideal, c.ideal), torch.where(stop, c.broke, broke),
         torch.where(stop, refused, ~good).double(), torch.where(stop, lost, hopeless).double(), good.double(),
     )  # fmt: skip
     went = (~stop).double()
