@@ -10,7 +10,14 @@ from residyn.atlas.context import Context
 from residyn.results import Result
 
 EXPECTED = {
-    "depth": {"depth.gradient.residual", "depth.gradient.plain", "depth.alike", "depth.train.residual", "depth.train.plain"},
+    "depth": {
+        "depth.gradient.residual",
+        "depth.gradient.plain",
+        "depth.alike",
+        "depth.train.residual",
+        "depth.train.plain",
+        "depth.memory",
+    },
     "wiener": {"wiener.strength", "wiener.error", "wiener.frequency", "wiener.blind", "wiener.blind.denoise"},
     "ode": {"ode.order.known.rk4", "ode.order.trained.euler", "ode.leading", "ode.continuous", "ode.work.dopri5"},
     "calibrate": {"calibrate.ece", "calibrate.lambda", "calibrate.stationary", "calibrate.accuracy"},
