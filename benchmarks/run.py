@@ -11,7 +11,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-MODULES = ("solvers", "memory", "imports", "spectral_norm", "equilibrium", "calibrate", "protein", "graph", "depth")
+MODULES = (
+    "solvers", "memory", "imports", "spectral_norm", "equilibrium", "stiff", "calibrate", "protein", "graph", "depth", "bounds",
+    "robust",
+)  # fmt: skip
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 HEAD = """# Benchmarks
 
