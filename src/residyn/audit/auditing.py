@@ -105,6 +105,7 @@ class Audit:
     seen: str = ""
     entering: float | None = field(default=None, repr=False)
     score: Any = field(default=None, repr=False)
+    named: str = field(default="", repr=False)
     graph: Graph = field(default_factory=Graph, repr=False)
     sums: list[Sum] = field(default_factory=list, repr=False)
     targets: Any = field(default=None, repr=False)

@@ -19,6 +19,7 @@ from residyn.errors import InputError
 
 _CONVOLUTIONS = {"conv1d": nn.Conv1d, "conv2d": nn.Conv2d, "conv3d": nn.Conv3d}
 _PLAIN: dict[str, Any] = {"add": torch.add, "sub": torch.sub, "mul": torch.mul, "div": torch.div}
+_SLACK = 1e-2  # of each convolution; tighter costs more than it tells of a product
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm1d, nn.BatchNorm1d, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
@@ -36,7 +37,7 @@ def bound(branch: Branch, x: Tensor) -> Measured:
         InputError: If an operation has no known constant (a product of two parts that both depend on x, as in attention).
     """
     root, graph = _Writer(branch).write()
-    composition = Composition(Options(None, 1e-3), {})
+    composition = Composition(Options(None, _SLACK), {})
     value, _ = GraphBound(composition, root, graph, "branch").run(tuple(x.shape[1:]))
     return Measured(composition.rounded(value), "certified", composition.products, composition.converged)
 
@@ -108,7 +109,7 @@ class _Writer:
         name = operations.name_of(function)
         given = dict(zip(("input", "weight", "bias", "stride", "padding", "dilation", "groups"), args, strict=False)) | kwargs
         fixed = not self._moves(given.get("weight"))
-        if function is f.linear and fixed:
+        if name == "linear" and fixed:
             return self._module(_layer(nn.Linear, given), args[0])
         if name in _CONVOLUTIONS and fixed:
             return self._module(_layer(_CONVOLUTIONS[name], given), args[0])
@@ -116,13 +117,32 @@ class _Writer:
             return self._module(_batch_norm(args, kwargs), args[0])
         if name == "layer_norm":
             return self._module(_layer_norm(args, kwargs), args[0])
+        if name in ("pad", "constant_pad_nd"):
+            return self._padded(args, kwargs)
         arguments = tuple(self._argument(a) for a in args)
         options = {key: self._argument(item) for key, item in kwargs.items()}
         if name in _PLAIN:
             return self.graph.call_function(_PLAIN[name], arguments, options)
+        if isinstance(function, torch._ops.OpOverload):  # of a saved program
+            function = getattr(torch, name, None) or getattr(f, name, None) or getattr(Tensor, name, function)
         if isinstance(function, type(Tensor.view)):  # a method
             return self.graph.call_method(str(function.__name__), arguments, options)
         return self.graph.call_function(function, arguments, options)
+
+    def _padded(self, args: Any, kwargs: Any) -> fx.Node:
+        given = dict(zip(("input", "pad", "mode", "value"), args, strict=False)) | kwargs
+        mode, pad = given.get("mode", "constant"), tuple(given["pad"])
+        if not any(pad):
+            node: fx.Node = self._argument(args[0])
+            return node
+        kinds: dict[tuple[Any, int], Any] = {
+            ("constant", 1): nn.ZeroPad1d, ("constant", 2): nn.ZeroPad2d, ("constant", 3): nn.ZeroPad3d,
+            ("reflect", 1): nn.ReflectionPad1d, ("reflect", 2): nn.ReflectionPad2d, ("circular", 2): nn.CircularPad2d,
+            ("replicate", 1): nn.ReplicationPad1d, ("replicate", 2): nn.ReplicationPad2d,
+        }  # fmt: skip
+        if (mode, len(pad) // 2) not in kinds:
+            raise InputError(f"a padding of mode {mode!r} has no known Lipschitz constant")
+        return self._module(kinds[mode, len(pad) // 2](pad), args[0])
 
     def _moves(self, item: Any) -> bool:
         return isinstance(item, Held) and item.value in self.known

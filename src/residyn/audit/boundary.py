@@ -97,8 +97,8 @@ def seen(graph: Graph, found: Audit) -> str:
     sums = sum(len(node.terms) >= 2 for node in graph.nodes)
     joins = sum(ops[name] for name in ("cat", "concat", "concatenate", "stack"))
     common = ", ".join(f"{count} {op}" for op, count in ops.most_common(4))
-    text = f"{len(graph.nodes)} operations were seen ({common}), {sums} sums of two tensors and {joins} concatenations"
-    return text + (f"; {len(found.others)} sums looked residual and were judged to be none." if found.others else ".")
+    text = f"Seen: {len(graph.nodes)} operations ({common}); sums of two tensors: {sums}; concatenations: {joins}"
+    return text + (f"; sums that looked residual and were judged to be none: {len(found.others)}." if found.others else ".")
 
 
 def remarks(model: nn.Module, graph: Graph) -> list[str]:

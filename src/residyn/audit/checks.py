@@ -121,9 +121,11 @@ class Silence(Check):
         """One finding for all warnings."""
         if audit.warnings:
             grave = any(word in line for line in audit.warnings for word in self.grave)
-            yield self.finding(
-                "warn" if grave else "info", value=float(len(audit.warnings)), why="; ".join(audit.warnings) + "."
-            )
+            said = "; ".join(audit.warnings) + "."
+            if grave:
+                yield self.finding("warn", why=said)
+            else:
+                yield Finding(self.code.id, "how the model was run", "info", why=said[0].upper() + said[1:])
 
 
 class Empty(Check):

@@ -32,9 +32,16 @@ class Local(Jacobian):
 
     def __init__(self, branch: Branch, x: Tensor) -> None:
         super().__init__(branch, x)
+        self.__dict__["_forward"] = self._derivative
         if not any("conv" in branch.graph.nodes[i].op for i in branch.steps):
             with contextlib.suppress(InputError, RuntimeError):  # not twice differentiable: forwards, then
                 self.__dict__["_forward"] = _double_reverse(branch, self.x, RuntimeError("no second derivative"))
+
+    def _derivative(self, v: Tensor) -> Tensor:
+        """J·v by forward mode; a trace of it would cost more than these few products."""
+        with torch.no_grad():
+            image: Tensor = torch.func.jvp(self.branch, (self.x,), (v,))[1]
+        return image
 
     def rows(self) -> int:
         """How many samples x holds that do not act on each other; 1 if they do.

@@ -43,8 +43,8 @@ def measure(
         deadline: When to stop, by `time.perf_counter`.
         progress: Called with a fraction and a word.
     """
-    capture = _capture(found, graph, sums)
-    _judged(found, metric)
+    capture = _capture(found, graph, sums, metric)
+    _judged(found)
     if not sums:
         return
     found.entering = _rms(capture.kept[sums[0].source])
@@ -86,7 +86,7 @@ def measure(
         (found.notes if word == "bounds" else found.warnings).append(text)
 
 
-def _capture(found: Audit, graph: Graph, sums: list[Sum]) -> Capture:
+def _capture(found: Audit, graph: Graph, sums: list[Sum], metric: outputs.Metric | None) -> Capture:
     """Run the model again, keep what the blocks are made of, and send one gradient back."""
     from residyn.audit.auditing import ModelError, called
 
@@ -107,14 +107,15 @@ def _capture(found: Audit, graph: Graph, sums: list[Sum]) -> Capture:
                 "`model` must give finite numbers on these inputs, got nan or inf in its output, its blocks being finite; look "
                 "at what comes after the last block"
             )
-        if output is not None:
-            found.logits = output.detach()
-            if found.run.gradients and not _differentiate(found, output, out, roots):
-                found.warnings.append("no gradient reaches the blocks: no gradient profile")
+        found.logits = None if output is None else output.detach()
+        if found.targets is not None:
+            found.named, found.score = outputs.scorer(metric, found.logits, found.targets)
+        if output is not None and found.run.gradients and not _differentiate(found, output, out, roots):
+            found.warnings.append("no gradient reaches the blocks: no gradient profile")
     for block, s in zip(found.blocks, sums, strict=True):
         gradient = capture.gradients.get(s.out)
         if gradient is not None:
-            block.gradient_norm = Measured(float(torch.linalg.vector_norm(gradient.float())))
+            block.gradient_norm = Measured(float(torch.linalg.vector_norm(_wide(gradient))))
         elif capture.gradients and not found.below:
             block.gradient_norm = Measured(0.0)
     return capture
@@ -131,13 +132,12 @@ def _differentiate(found: Audit, output: Tensor, out: object, roots: list[Tensor
     return True
 
 
-def _judged(found: Audit, metric: outputs.Metric | None) -> None:
+def _judged(found: Audit) -> None:
     """The metric of the whole model, and its calibration."""
-    if found.targets is None:
+    if found.score is None:
         return
-    name, found.score = outputs.scorer(metric, found.logits, found.targets)
     with found.run.untouched():
-        found.metric = (name, found.score(found.run.output(), found.targets))
+        found.metric = (found.named, found.score(found.run.output(), found.targets))
     if isinstance(found.targets, Tensor) and found.logits is not None:
         found.calibration = outputs.calibration(found.logits, found.targets, found.run.seed)
 

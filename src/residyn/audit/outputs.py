@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from residyn.audit.trace import tensors
 from residyn.errors import InputError
+from residyn.results import Figure
 
 Metric = Callable[[Any, Any], float]
 
@@ -27,7 +28,7 @@ def main_output(out: Any) -> Tensor | None:
 
 def loss(output: Tensor, out: Any, targets: Tensor | None) -> Tensor:
     """What gradients are taken of: the loss of the targets, the model's own, or a fixed random projection of the output."""
-    if targets is not None and classes(output, targets):
+    if targets is not None and classes(output, targets) and 0 <= int(targets.min()) <= int(targets.max()) < output.shape[1]:
         return functional.cross_entropy(output.float(), targets)
     if targets is not None and targets.shape == output.shape:
         return functional.mse_loss(output, targets.to(output.dtype))
@@ -99,3 +100,12 @@ def calibration(output: Tensor, targets: Tensor, seed: int = 0) -> tuple[float, 
     generator = torch.Generator().manual_seed(seed)
     chance = sorted(ece(p, torch.multinomial(p, 1, generator=generator)[:, 0], kind="probabilities") for _ in range(100))
     return ece(p, targets.cpu(), kind="probabilities"), chance[94], len(p)
+
+
+def diagram(output: Tensor | None, targets: Any) -> Figure | None:
+    """The reliability diagram of a classifier, where there are labels; `None` where there are not."""
+    if output is None or not isinstance(targets, Tensor) or not classes(output, targets):
+        return None
+    from residyn.calibrate.figures import reliability_figure
+
+    return reliability_figure(output.detach().float().cpu(), targets.cpu(), "Reliability", caption=f"{len(output)} samples.")

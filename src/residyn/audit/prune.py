@@ -89,6 +89,8 @@ def prune(audit: Audit, loss: float, *, repeat: int = 5) -> Pruned:
             model = without(audit, gone)
             break
         except InputError as error:  # two blocks that can each go alone, but not together
+            if not gone:
+                raise
             refused[gone[-1].name] = str(error)
             gone = gone[:-1]
     before, after = _score(audit, audit.model), _score(audit, model)
@@ -103,7 +105,13 @@ def without(audit: Audit, blocks: list[Block]) -> nn.Module:
     """A copy of the audited model in which the branches of some blocks are gone."""
     stubs = absentees(audit, blocks)
     kept = {id(audit.model.get_submodule(path)): stub for path, stub in stubs.items()}
-    return copy.deepcopy(audit.model, kept)  # a copy that never copies what leaves
+    try:
+        return copy.deepcopy(audit.model, kept)  # a copy that never copies what leaves
+    except (RuntimeError, TypeError) as error:
+        raise InputError(
+            f"`model` must be one that can be copied to be pruned, got {str(error).splitlines()[0][:120]}; "
+            "audit.retrofit.drop(…) changes it in place"
+        ) from error
 
 
 def _chosen(audit: Audit, free: list[Block], loss: float) -> list[Block]:
@@ -206,7 +214,12 @@ def absentees(audit: Audit, blocks: list[Block], *, dry: bool = False) -> dict[s
             raise refusal(block, f"`{end}` is needed elsewhere as well")
     if dry or not paths:
         return {}
-    examples = [_examples(audit, paths, batch) for batch in _batches(audit)]
+    batch, longer = _batches(audit)
+    examples = [_examples(audit, paths, batch)]
+    try:
+        examples.append(_examples(audit, paths, longer))
+    except Exception:  # noqa: BLE001 - whatever it was: a model of one batch size, such as a saved program
+        examples.append(examples[0])
     made: dict[str, nn.Module] = {}
     for path in dict.fromkeys(paths):
         if path in examples[0] and path in examples[1]:

@@ -209,7 +209,7 @@ class Retrofit:
                 for end in ends:
                     module = self.audit.model.get_submodule(end.module)
                     layers: list[Any] = [m for m in module.modules() if isinstance(getattr(m, "weight", None), nn.Parameter)]
-                    before = [(m, m.weight) for m in layers]
+                    before = [(m, dict(m._parameters)) for m in layers]
                     constrain(module, norm, input_shape=_one_input(self.audit, end))
                     change.steps.append(functools.partial(_restored, before, parametrize))
         except InputError as error:
@@ -330,11 +330,12 @@ def _one_input(audit: Audit, end: Ending) -> tuple[int, ...] | None:
     return None
 
 
-def _restored(before: list[tuple[Any, nn.Parameter]], parametrize: Any) -> None:
-    """The very parameters that were there, without a parametrisation."""
-    for module, weight in before:
+def _restored(before: list[tuple[Any, dict[str, Any]]], parametrize: Any) -> None:
+    """The very parameters that were there, in their order, without a parametrisation."""
+    for module, parameters in before:
         if parametrize.is_parametrized(module, "weight"):
             original = module.parametrizations.weight.original
             parametrize.remove_parametrizations(module, "weight", leave_parametrized=False)
-            weight.data.copy_(original.data)
-            module.weight = weight
+            parameters["weight"].data.copy_(original.data)
+            module._parameters.clear()
+            module._parameters.update(parameters)

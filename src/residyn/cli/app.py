@@ -9,6 +9,7 @@ import typer
 from residyn import __version__
 from residyn.cli import (
     atlas,
+    audit,
     calibrate,
     disulfide,
     dynamics,
@@ -49,6 +50,10 @@ def _root(
 
 
 app.command("atlas", epilog=examples("residyn atlas -o atlas.html", "residyn atlas wiener ode --fast --seed 3"))(atlas.atlas)
+app.command(
+    "audit",
+    epilog=examples("residyn audit mynets:resnet batch.npz -o audit.html", "residyn audit hf:minilm --budget 30 -o audit.html"),
+)(audit.audit)
 app.add_typer(dynamics.app, name="dynamics")
 app.command(
     "calibrate",
