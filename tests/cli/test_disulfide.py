@@ -132,7 +132,7 @@ def test_a_large_batch_keeps_no_figures_for_a_table(folder, monkeypatch):
 
     monkeypatch.setattr("residyn.cli.disulfide._DRAWN", 1)
     kept, add = [], Store.add
-    monkeypatch.setattr(Store, "add", lambda self, part, *rest: (kept.append(len(part.figures)), add(self, part, *rest)))
+    monkeypatch.setattr(Store, "add", lambda self, part, *a, **k: (kept.append(len(part.figures)), add(self, part, *a, **k)))
     files = [str(folder / name) for name in ("1ejg.pdb.gz", "1ubi.pdb.gz")]
     for ending, figures in ((".csv", 0), (".json", 3)):
         kept.clear()

@@ -103,11 +103,19 @@ def _one(file: str, wish: Wish) -> list[Section]:
 
 def _batch(files: list[str], wish: Wish, plan: batch.Plan, output: str | None) -> list[Section]:
     """Every file, in order; those that fail say why in their own section, and the others go on."""
-    from residyn.protein.assessment import assess
-
     drawn = len(files) <= _DRAWN or Path(output or "").suffix.lower() == ".json"
     conditions = {"wish": asdict(wish), "versions": provenance.versions("gemmi"), "drawn": drawn}
-    return batch.run(files, partial(assess, wish=wish), plan, output=output, conditions=conditions, title=_title)
+    return batch.run(
+        files, partial(_assessed, wish=wish, drawn=drawn), plan, output=output, conditions=conditions, title=_title
+    )
+
+
+def _assessed(file: str, wish: Wish, drawn: bool) -> Section:
+    """A file's section, without figures where nobody will draw them."""
+    from residyn.protein.assessment import assess
+
+    part = assess(file, wish)
+    return part if drawn else replace(part, figures=[])
 
 
 def _title(file: str) -> str:
