@@ -13,9 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 MODULES = (
-    "solvers", "memory", "imports", "spectral_norm", "equilibrium",
+    "solvers",
+    "compiled", "memory", "imports", "spectral_norm", "equilibrium",
     "stiff", "calibrate", "protein", "graph", "bounds",
-    "robust", "unet",
+    "robust", "unet", "inverse",
 )  # fmt: skip
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 HEAD = """# Benchmarks
