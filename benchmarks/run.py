@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-MODULES = ("solvers", "memory", "imports", "spectral_norm", "equilibrium", "calibrate", "protein", "graph")
+MODULES = ("solvers", "memory", "imports", "spectral_norm", "equilibrium", "calibrate", "audit", "protein", "graph")
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 HEAD = """# Benchmarks
 
