@@ -11,7 +11,20 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-MODULES = ("solvers", "memory", "imports", "spectral_norm", "equilibrium", "calibrate", "audit", "protein", "graph")
+MODULES = (
+    "solvers",
+    "memory",
+    "imports",
+    "spectral_norm",
+    "equilibrium",
+    "stiff",
+    "calibrate",
+    "protein",
+    "graph",
+    "bounds",
+    "robust",
+    "audit",
+)
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 HEAD = """# Benchmarks
 

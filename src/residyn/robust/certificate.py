@@ -147,8 +147,10 @@ def _local(
     unit = _unit(model, x) if rounding else 0.0
     group = max(1, min(_GROUP, _HELD // (x[0].numel() * max(math.prod(n.shape) for n in network.nodes))))
     right = (margins(scores, y) > 0).nonzero().flatten()
+    share = 0.3
     for rows in torch.split(right, group) if len(right) else ():
-        zero[rows] = Search(network, x[rows].double(), y[rows], norm, unit, work).run(rtol)
+        zero[rows], found = Search(network, x[rows].double(), y[rows], norm, unit, work).run(rtol, share)
+        share = min(1.0, max(0.02, 1.05 * found))
     return zero, ""
 
 

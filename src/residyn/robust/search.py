@@ -69,16 +69,20 @@ class Search:
             self.known[k][0][at], self.known[k][1][at] = low[failed], high[failed]
         self.within[at] = radius[failed]
 
-    def run(self, rtol: float) -> Tensor:
-        """The radii, `(B,)`.
+    def run(self, rtol: float, share: float) -> tuple[Tensor, float]:
+        """The radii, `(B,)`, and the median share of the distance of the linearised boundary that they are.
 
         The proved margin is m(r) = m₀ - s·r - e(r), with the linearised slope s, and e(r) is taken to be a power of r: of
         degree 2 through the last point, or through one point on either side of the root.
+
+        Args:
+            rtol: Relative accuracy.
+            share: Where to begin; that of other samples of the same network is a good place.
         """
         start, slope = self._linearised()
         low, high = torch.zeros_like(start), torch.full_like(start, math.inf)
         at_low, at_high = torch.zeros_like(start), torch.zeros_like(start)  # e(r) at both
-        trial = 0.5 * start / slope
+        trial = share * start / slope
         active = (start > 0).nonzero().flatten()
         for _ in range(_TRIALS):
             if not len(active):
@@ -92,7 +96,8 @@ class Search:
             high[down], at_high[down] = trial[down], lost[~proved]
             trial = self._next(start, slope, low, high, at_low, at_high)
             active = active[(high - low > rtol * high)[active] | torch.isinf(high[active])]
-        return low
+        found = (low * slope / start)[start > 0]
+        return low, float(found.median()) if len(found) else share
 
     def _next(self, start: Tensor, slope: Tensor, low: Tensor, high: Tensor, at_low: Tensor, at_high: Tensor) -> Tensor:
         """Where the model of the margin crosses 0, kept a little off both ends."""
