@@ -5,10 +5,10 @@ forward-backward passes for a whole audit of MiniLM-L6 at 4 × 64 tokens, 8 prod
 EfficientNet-Lite0 (a photograph of 224 × 224), and for pruning the share of time that is saved over the 15 % asked.
 
 Products: a product is one J·v or one Jᵀ·w. "first" is where the value is within 1 % of the truth (settled to 1e-5, or 100
-products), "stops" where the rule stops by itself. A Krylov space a sample (together they hold that of the batch) is what
-the audit takes; starts from the input, from JᵀF(x) and from mixtures were tried: each gains on some blocks and loses on others, and
-none brings the early, wide blocks (56 × 56 and 28 × 28 pixels) near 8: their leading singular values lie within a few percent of
-each other, many for the places in the picture, and a Krylov space needs some twenty dimensions to part them.
+products), "stops" where the rule stops by itself. A Krylov space a sample (together they hold that of the batch) is what the
+audit takes; starts from the input, from JᵀF(x) and from mixtures were tried: each gains on some blocks and loses on others,
+and none brings the early, wide blocks (56 × 56 and 28 × 28 pixels) near 8: their leading singular values lie within a few
+percent of each other, many for the places in the picture, and a Krylov space needs some twenty dimensions to part them.
 
 The net that is pruned has twelve blocks, is trained on 1,100 handwritten digits with stochastic depth, loses blocks by its
 accuracy on 300 others, and is judged on 397 that took no part.

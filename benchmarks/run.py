@@ -12,19 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 MODULES = (
-    "solvers",
-    "memory",
-    "imports",
-    "spectral_norm",
-    "equilibrium",
-    "stiff",
-    "calibrate",
-    "protein",
-    "graph",
-    "bounds",
-    "robust",
-    "audit",
-)
+    "solvers", "memory", "imports", "spectral_norm", "equilibrium",
+    "stiff", "calibrate", "protein", "graph", "bounds",
+    "robust", "unet", "audit",
+)  # fmt: skip
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 HEAD = """# Benchmarks
 
