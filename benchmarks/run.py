@@ -12,7 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 MODULES = (
-    "solvers", "memory", "imports", "spectral_norm", "equilibrium", "stiff", "calibrate", "protein", "graph", "bounds", "robust"
+    "solvers", "memory", "imports", "spectral_norm", "equilibrium",
+    "stiff", "calibrate", "protein", "graph", "bounds",
+    "robust", "unet",
 )  # fmt: skip
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 HEAD = """# Benchmarks

@@ -84,6 +84,15 @@ ENTRIES: tuple[Entry, ...] = (
         "residyn.atlas.disulfide",
     ),
     Entry(
+        "unet",
+        "Encoder and decoder with short and long skips",
+        "F(x), convolutions within a level",
+        "Long skips restore detail (boundary scores), short ones carry the gradient at depth; both together is best of the "
+        "four variants.",
+        "MNI152 brain template with tissue maps (package nilearn)",
+        "residyn.atlas.unet",
+    ),
+    Entry(
         "transformer",
         "Residual transformer sub-layers",
         "F(x) = Attn(x) or MLP(x)",
