@@ -56,11 +56,11 @@ def total_variation(x: Tensor, axes: int = 2) -> float:
 
 def laplacian_spectrum(size: tuple[int, ...], like: Tensor) -> Tensor:
     """|D|² on the half space of `rfftn`: Σ_axes 4·sin²(πf)."""
-    total = 4 * torch.sin(torch.pi * torch.fft.rfftfreq(size[-1], dtype=torch.float64)).square()
+    total = (4 * torch.sin(torch.pi * torch.fft.rfftfreq(size[-1], dtype=torch.float64)).square()).to(like)
     for axis, n in enumerate(reversed(size[:-1]), start=1):
         line = 4 * torch.sin(torch.pi * torch.fft.fftfreq(n, dtype=torch.float64)).square()
-        total = total + line.reshape(-1, *[1] * axis)
-    return total.to(like)
+        total = total + line.to(like).reshape(-1, *[1] * axis)
+    return total
 
 
 def split(
