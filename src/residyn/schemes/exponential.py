@@ -63,7 +63,7 @@ class ExponentialMidpoint(Scheme):
     def step(self, f: Field, t0: Time, t1: Time, x: Tensor, state: Any) -> Step:
         """Take one step; with `history`, `state` holds A at the middle of the step before."""
         h = step_size(t0, t1, x)
-        generator = _generator(f)
+        generator = generator_of(f)
         middle = t0 + 0.5 * (t1 - t0)
         start = None if isinstance(state, _Past) else generator(t0, x)
         guess = start if start is not None else state.matrix
@@ -99,13 +99,13 @@ class ExponentialMidpoint(Scheme):
         return f"ExponentialMidpoint(corrections={self.corrections}, history={self.history})"
 
 
-def _generator(f: Field) -> Any:
+def generator_of(f: Field, name: str = "ExponentialMidpoint") -> Any:
     """(t, x) → A(t, x), counted as an evaluation."""
     rhs = f if isinstance(f, Rhs) else None
     inner = f if rhs is None else rhs.f
     if rhs is not None and (rhs.args or rhs.layout is not None):
         raise InputError(
-            "`x0` must be one tensor and `args` empty for ExponentialMidpoint, got a structure or arguments; "
+            f"`x0` must be one tensor and `args` empty for {name}, got a structure or arguments; "
             "make them part of the Generator"
         )
     if isinstance(inner, Autonomous) and isinstance(inner.branch, Dense) and inner.branch.offset is None:
@@ -115,7 +115,7 @@ def _generator(f: Field) -> Any:
         inner = inner.branch
     if not isinstance(inner, Generator):
         raise InputError(
-            f"`f` must be of the form A(t, x)·x for ExponentialMidpoint, got {type(inner).__name__}; derive it from "
+            f"`f` must be of the form A(t, x)·x for {name}, got {type(inner).__name__}; derive it from "
             "residyn.branch.Generator, or use another scheme"
         )
     generator = inner
