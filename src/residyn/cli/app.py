@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from residyn import __version__
-from residyn.cli import atlas, calibrate, disulfide, dynamics, explain, listing
+from residyn.cli import atlas, calibrate, disulfide, dynamics, explain, listing, spectrum
 from residyn.cli.options import Debug, examples
 from residyn.cli.output import emit
 
@@ -49,5 +49,12 @@ app.command(
     "disulfide",
     epilog=examples("residyn disulfide protein.pdb -o table.html", "residyn disulfide *.cif.gz --rigid --jobs -1 -o table.csv"),
 )(disulfide.disulfide)
+app.command(
+    "spectrum",
+    epilog=examples(
+        "residyn spectrum water.xyz --basis 6-31g --xc pbe0 -o spectrum.html",
+        "residyn spectrum *.xyz --xc hf --checkpoint runs --jobs -1 -o lines.csv",
+    ),
+)(spectrum.spectrum)
 app.command("list", epilog=examples("residyn list", "residyn list --json"))(listing.list_entries)
 app.command("explain", epilog=examples("residyn explain wiener", "residyn explain depth --json"))(explain.explain)
