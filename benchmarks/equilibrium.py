@@ -1,9 +1,7 @@
 """Equilibria x = tanh(W·x + u) against torchdeq: the same root finder, the same stopping rule, both in one process.
 
-Run `python benchmarks/equilibrium.py` (`--quick` for fewer repetitions); it needs torchdeq 0.1.0. Width 128, batch 256, single
-precision, one thread; the solve stops when the worst sample has ‖x - g(x)‖ ≤ 1e-5·‖g(x)‖. Times are CPU times of the process,
-the median of 7 with the two sides in turn; a ratio above 1 means that Residyn is faster. A side that does not reach the
-tolerance within 100 iterations is marked, and its time is that of failing.
+Width 128, batch 256, single precision; the solve stops when the worst sample has ‖x - g(x)‖ ≤ 1e-5·‖g(x)‖. A side that does
+not reach that within 100 iterations is marked, and its time is that of failing; nothing is asked of such a row.
 
 The last rows give the relative error of the gradient at W against a float64 solve with the exact inverse: ours, and the
 one-step gradient that torchdeq's `get_deq()` returns by default.
@@ -12,16 +10,13 @@ one-step gradient that torchdeq's `get_deq()` returns by default.
 from __future__ import annotations
 
 import importlib.util
-import statistics
-import sys
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 import residyn as rd
+from benchmarks.harness import Row, in_turn
 from residyn.gradients import Implicit
 from residyn.roots import Anderson, Broyden, FixedPoint, Newton, RootFinder
 
@@ -33,40 +28,12 @@ PEERS: tuple[tuple[str, RootFinder], ...] = (
 )
 
 
-@dataclass(frozen=True)
-class Row:
-    """A line of the table: what was measured, ours, the peer's, and peer/ours (above 1: ours is better)."""
-
-    name: str
-    ours: float
-    peer: float
-    unit: str
-    note: str = ""
-
-    @property
-    def ratio(self) -> float:
-        """peer/ours."""
-        return self.peer / self.ours
-
-
 def layer(norm: float, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
     """W with ‖W‖₂ = norm, and the input u."""
     generator = torch.Generator().manual_seed(0)
     W = torch.randn(WIDTH, WIDTH, generator=generator)
     W = norm * W / torch.linalg.matrix_norm(W, 2)
     return W.to(dtype), torch.randn(BATCH, WIDTH, generator=generator).to(dtype)
-
-
-def in_turn(ours: Callable[[], object], peer: Callable[[], object], repeat: int) -> tuple[float, float]:
-    """Median CPU times in ms, the two sides in turn."""
-    times: tuple[list[float], list[float]] = ([], [])
-    for i in range(repeat + 2):
-        for side, run in enumerate((ours, peer)):
-            start = time.process_time()
-            run()
-            if i >= 2:  # the first two warm up
-                times[side].append(1e3 * (time.process_time() - start))
-    return statistics.median(times[0]), statistics.median(times[1])
 
 
 def solves(norm: float, repeat: int) -> list[Row]:
@@ -87,12 +54,12 @@ def solves(norm: float, repeat: int) -> list[Row]:
             with torch.no_grad():
                 return solver(g, zero, max_iter=LIMIT, tol=TOL, stop_mode="rel")[2]
 
-        ours, theirs = in_turn(lambda root=root: root.solve(g, zero), peer, repeat)
+        ours, theirs, spread = in_turn(lambda root=root: root.solve(g, zero), peer, repeat)
         mine, info = root.solve(g, zero), peer()
         failed = [who for who, bad in (("ours", not mine), ("torchdeq", float(info["rel_lowest"].max()) > TOL)) if bad]
-        note = f"{mine.iterations} and {int(info['nstep'].max())} calls"
+        note = f"ratios {spread}; {mine.iterations} and {int(info['nstep'].max())} calls"
         note += f"; NOT CONVERGED: {', '.join(failed)}" if failed else ""
-        found.append(Row(f"‖W‖={norm} {name} forward", ours, theirs, "ms", note))
+        found.append(Row(f"‖W‖={norm} {name} forward", 1e3 * ours, 1e3 * theirs, "ms", None if failed else 2.0, note))
     return found
 
 
@@ -117,8 +84,9 @@ def training_step(norm: float, repeat: int) -> Row:
     def peer() -> None:
         deq(lambda x: torch.tanh(x @ W.T + u), zero)[0][-1].square().sum().backward()
 
-    note = "both directions to 1e-5"
-    return Row(f"‖W‖={norm} anderson, forward and backward", *in_turn(ours, peer, repeat), "ms", note)
+    mine, theirs, spread = in_turn(ours, peer, repeat)
+    note = f"ratios {spread}; both directions to 1e-5"
+    return Row(f"‖W‖={norm} anderson, forward and backward", 1e3 * mine, 1e3 * theirs, "ms", 2.0, note)
 
 
 def gradient_error(norm: float) -> Row:
@@ -138,7 +106,7 @@ def gradient_error(norm: float) -> Row:
     state = deq(lambda x, tau=1.0: torch.tanh(x @ single.T + u), torch.zeros_like(u))[0][-1]
     (theirs,) = torch.autograd.grad(state.square().sum(), single)
     errors = [float((g.double() - exact).norm() / exact.norm()) for g in (mine, theirs)]
-    return Row(f"‖W‖={norm} gradient at W, default mode", *errors, "relative error", "implicit and one-step")
+    return Row(f"‖W‖={norm} gradient at W, default mode", *errors, "relative error", None, "implicit and one-step")
 
 
 def rows(quick: bool) -> list[Row]:
@@ -154,13 +122,3 @@ def rows(quick: bool) -> list[Row]:
         return found + [gradient_error(norm) for norm in (0.5, *norms)]
     finally:
         torch.set_num_threads(threads)
-
-
-def main() -> None:
-    """Print the table."""
-    for row in rows("--quick" in sys.argv[1:]):
-        print(f"{row.name:42} {row.ours:10.3g} {row.peer:10.3g} {row.unit:14} ratio {row.ratio:7.3g}  {row.note}")
-
-
-if __name__ == "__main__":
-    main()

@@ -11,7 +11,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-MODULES = ("solvers", "memory", "imports", "spectral_norm", "equilibrium", "calibrate")
+MODULES = (
+    "solvers", "memory", "imports", "spectral_norm", "equilibrium",
+    "stiff", "calibrate", "protein", "graph", "bounds",
+    "robust", "unet",
+)  # fmt: skip
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 HEAD = """# Benchmarks
 

@@ -30,11 +30,12 @@ FLOOR = {room: height for height, rooms in enumerate(FLOORS) for room in rooms}
 MEANT = {
     ("residyn.step", "gradients"),  # Stack's default gradient mode
     ("residyn.audit.auditing", "report"),  # an audit writes its own page
+    ("residyn.audit.outputs", "calibrate"),  # whether a classifier's probabilities are to be believed
 }
 
 # What comes with the core's own dependencies; anything else loaded by `import residyn` belongs to an extra.
 OPTIONAL = {
-    "PIL", "accelerate", "dask", "distributed", "gemmi", "jinja2", "joblib", "matplotlib", "mlxtend", "pandas", "pyscf", "ray",
+    "PIL", "accelerate", "dask", "distributed", "gemmi", "jinja2", "joblib", "matplotlib", "mlxtend", "nibabel", "nilearn", "pandas", "pyscf", "ray",
     "skimage", "sklearn", "statsmodels", "torchdiffeq", "transformers",
 }  # fmt: skip
 

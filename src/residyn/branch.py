@@ -158,6 +158,31 @@ class Spectral(Linear):
         return Estimate(top * (1 + 4 * torch.finfo(self.values.dtype).eps), "certified")
 
 
+class Symmetric(Linear, abc.ABC):
+    """A linear branch with A = Aᴴ that solves with itself: implicit and exponential steps ask it, and iterate no more.
+
+    Subclasses write `matvec`, `extent`, `resolvent` and `exponential`, the last two differentiable in their first argument.
+    """
+
+    normal = True
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """Aᴴ·y = A·y."""
+        return self.matvec(y)
+
+    @abc.abstractmethod
+    def extent(self) -> tuple[float, float]:
+        """The least and the largest eigenvalue of A."""
+
+    @abc.abstractmethod
+    def resolvent(self, r: Tensor, h: float) -> Tensor:
+        """(I - h·A)⁻¹·r, of the shape of r: one implicit step."""
+
+    @abc.abstractmethod
+    def exponential(self, x: Tensor, h: float) -> Tensor:
+        """exp(h·A)·x, of the shape of x."""
+
+
 class Gradient(nn.Module):
     """A branch that descends a potential, F(x) = -∇φ(x).
 

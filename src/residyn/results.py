@@ -21,7 +21,7 @@ EstimateKind = Literal["estimate", "lower", "upper", "certified"]
 Verdict = Literal["pass", "warn", "fail", "info"]
 OutcomeKind = Literal["success", "max_steps", "non_finite", "step_underflow", "root_failed", "event", "singular"]
 Scale = Literal["linear", "log", "symlog"]
-Mark = Literal["line", "points", "band", "bars"]
+Mark = Literal["line", "points", "band", "bars", "heat"]
 
 _RANK: dict[str, int] = {"info": 0, "pass": 1, "warn": 2, "fail": 3}
 
@@ -119,7 +119,8 @@ class Series:
         label: Its name in the legend.
         x: Abscissae; nan in x and y alike breaks a line.
         y: Ordinates; the same length.
-        mark: `"line"` (theory, by habit), `"points"` (measurement), `"band"` (`y` to `y2`), or `"bars"`.
+        mark: `"line"` (theory, by habit), `"points"` (measurement), `"band"` (`y` to `y2`),
+            `"bars"`, or `"heat"`: a row of cells, one an abscissa, the darker the larger (by rank of size, row by row).
         y2: Upper edge of a band.
     """
 

@@ -177,3 +177,11 @@ def test_refuses_a_tolerance_out_of_range(rtol):
 def test_refuses_per_sample_without_a_batch():
     with pytest.raises(InputError, match=r"`x` must be a batch \(B, …\).*got shape \(3,\); add an axis"):
         spectral_norm(torch.sin, torch.zeros(3), per_sample=True)
+
+
+@pytest.mark.parametrize("scale", [1e25, 1e35])
+def test_norms_whose_squares_overflow_are_right(scale):
+    # float32 ends at 3e38: the entries of J·v are representable, their squares are not
+    J = scale * torch.tensor([[1.0, 2.0], [0.0, 3.0]])
+    found = float(spectral_norm(lambda x: x @ J.T, torch.zeros(2)))
+    assert found == pytest.approx(float(torch.linalg.matrix_norm(J.double(), 2)), rel=1e-2)

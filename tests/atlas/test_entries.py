@@ -14,6 +14,11 @@ EXPECTED = {
     "wiener": {"wiener.strength", "wiener.error", "wiener.frequency", "wiener.blind", "wiener.blind.denoise"},
     "ode": {"ode.order.known.rk4", "ode.order.trained.euler", "ode.leading", "ode.continuous", "ode.work.dopri5"},
     "calibrate": {"calibrate.ece", "calibrate.lambda", "calibrate.stationary", "calibrate.accuracy"},
+    "robust": {"robust.block", "robust.network", "robust.radius.below", "robust.radius.product", "robust.trade.accuracy"},
+    "graph": {"graph.energy.plain", "graph.energy.anchored", "graph.rate.karate", "graph.limit", "graph.accuracy.anchored"},
+    "disulfide": {"disulfide.law", "disulfide.crossing", "disulfide.determinant", "disulfide.overcount", "disulfide.twin"},
+    "unet": {"unet.dice", "unet.boundary", "unet.detail", "unet.depth"},
+    "transformer": {"transformer.expands", "transformer.bound", "transformer.separates", "transformer.train.post"},
     "stochastic-depth": {"stochastic-depth.accuracy.100", "stochastic-depth.one", "stochastic-depth.evaluated"},
 }
 

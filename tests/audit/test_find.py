@@ -163,6 +163,30 @@ def test_nothing_is_changed_in_real_architectures(name):
     assert [key for key in before if not same(before[key], after[key])] == []
 
 
+@pytest.mark.parametrize("budget", [0, None])
+def test_nothing_is_changed_by_an_interruption(budget):
+    """Ctrl-C in the middle of a forward pass, of the first one and of a later one."""
+    x = torch.randn(4, 8)
+    for turn in range(1, 6):
+        model = Naughty()
+        calls = [0]
+
+        def strike(*_, turn=turn, calls=calls):
+            calls[0] += 1
+            if calls[0] == turn:
+                raise KeyboardInterrupt
+
+        model.dropout.register_forward_hook(strike)
+        before = copy.deepcopy(state(model))
+        before["identities"] = state(model)["identities"]
+        try:
+            rd.audit(model, x, budget=budget)
+        except KeyboardInterrupt:
+            assert calls[0] == turn
+        after = state(model)
+        assert [key for key in before if not same(before[key], after[key])] == []
+
+
 def test_other_inputs_and_outputs():
     """Dictionaries, tuples and dataclasses go in and out."""
     net = N.Fn(lambda s, batch: {"y": [(batch["x"] + s.f(batch["x"]),)]}, f=N.mlp())

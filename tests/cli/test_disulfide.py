@@ -26,7 +26,7 @@ def test_page_holds_the_table_the_map_and_the_arcs(tmp_path, capsys):
         "Bonds along the chain",
         "Residues",
         "Pairs that could be bonded",
-        "A:3–A:40",
+        "A:3\u2060–\u2060A:40",
     ):
         assert word in text
     assert text.count("<svg") == 3

@@ -46,6 +46,29 @@ def test_full_and_readable_tables():
     assert readable(full, 10**6).title == CANDIDATES
 
 
+def test_a_page_says_warnings_in_few_words():
+    table = scan(read(sample("5rsa")))
+    full, page = candidates(table), readable(candidates(table), 10**6)
+    place = [name for name, _ in COLUMNS].index("warnings")
+    said = {str(long[place]): str(short[-1]) for long, short in zip(full.rows, page.rows, strict=True)}
+    assert said["existing bond"] == "is there"
+    assert said["proline A:117 loses its ring"] == "Pro\u00a0A:117"
+    assert said["A:57 is next to the bond at A:58"] == "A:57 beside A:58"
+    assert any(short.startswith("Gly\u00a0A:") for short in said.values())
+    assert all(len(short) < len(long) for long, short in said.items() if long)
+
+
+def test_many_residues_are_points(tmp_path):
+    rows = [row for row in lines("5rsa") if row.startswith("ATOM")]
+    many = [
+        f"{row[:21]}{name}{row[22:30]}{float(row[30:38]) + 60 * k:8.3f}{row[38:]}"
+        for k, name in enumerate("ABC")
+        for row in rows
+    ]
+    assert assess(str(write(tmp_path, many))).figures[2].series[0].mark == "points"
+    assert assess(sample("5rsa")).figures[2].series[0].mark == "bars"
+
+
 def test_picks_are_told():
     part = assess(sample("1ubi"), Wish(pick=2, exclude="A:27"))
     assert "2 bonds that go together" in found(part, "picks").title
@@ -69,7 +92,8 @@ def test_what_disagrees_is_a_warning(tmp_path):
 
 def test_several_chains_and_traces_have_their_figures(tmp_path):
     two = assess(str(write(tmp_path, cystine())))
-    assert two.figures[0].xlabel == "residue in file order; chain A to 1, B to 2"
+    assert two.figures[1].xlabel == "residue in file order; chain A to 1, B to 2"
+    assert two.figures[0].caption.endswith("By chain A to 1, B to 2.")
     trace = assess(str(write(tmp_path, [row for row in lines("1ubi") if row[12:16] == " CA "], "trace.pdb")))
     assert len(trace.tables[-1].rows) == 0
     assert "nothing can be designed on a trace of Cα" in trace.summary

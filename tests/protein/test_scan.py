@@ -58,6 +58,15 @@ def test_bonds_that_are_there_are_marked_and_gain_what_they_add_to_the_others(en
         assert row.entropy == pytest.approx(float(loop_entropy(ends) - loop_entropy(others)), abs=1e-9)
 
 
+@pytest.mark.parametrize("flexible", [True, False])
+def test_bonds_that_are_there_are_rows_however_strained(flexible, monkeypatch):
+    monkeypatch.setattr("residyn.protein.scanning.WINDOW", (2.925, 3.0))
+    monkeypatch.setattr("residyn.protein.scanning.FLEXIBLE_WINDOW", (2.925, 3.0))
+    table = scan(read(sample("5rsa")), flexible=flexible, max_strain=0.01)
+    assert {row.pair for row in table if row.existing} == {(26, 84), (40, 95), (58, 110), (65, 72)}
+    assert len(scan(read(sample("5rsa")), flexible=flexible, max_strain=0.01, exclude=["A:26"])) < len(table)
+
+
 def test_rows_add_up_and_stand_in_order():
     protein = read(sample("5rsa"))
     table = scan(protein)

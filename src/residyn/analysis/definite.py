@@ -60,11 +60,6 @@ class BandedGram:
             self._products[t, u] = self.blocks[t].mT @ self.blocks[u]
         return self._products[t, u]
 
-    def dense(self) -> Tensor:
-        """M written out, `(groups, count·size, count·size)`."""
-        rows = [torch.cat([self.block(i, j) for j in range(self.count)], -1) for i in range(self.count)]
-        return torch.cat(rows, -2)
-
     def proves(self, bound: float) -> bool:
         """Whether ‖A‖₂ ≤ `bound` is proved, rounding included."""
         square = bound * bound

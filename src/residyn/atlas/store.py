@@ -11,6 +11,7 @@ from residyn.errors import InputError, ResidynError
 from residyn.results import SCHEMA, Result, Section
 
 STORE_SCHEMA = "residyn.atlas.partial/1"
+_STAMP = "stamp"
 
 
 class Store:
@@ -35,6 +36,7 @@ class Store:
         self.path = Path(path)
         self.conditions: dict[str, Any] = json.loads(json.dumps(conditions))
         self.sections: dict[str, Section] = {}
+        self.stamps: dict[str, str] = {}
 
     def start(self) -> None:
         """Begin anew; what the file held is lost.
@@ -42,7 +44,7 @@ class Store:
         Raises:
             ResidynError: If the file cannot be written.
         """
-        self.sections = {}
+        self.sections, self.stamps = {}, {}
         self._write({"schema": STORE_SCHEMA, **self.conditions}, mode="w")
 
     def resume(self) -> str:
@@ -58,15 +60,16 @@ class Store:
         reason = _differs(header, self.conditions)
         # Written again even when taken over: a line cut short by the interruption must not swallow the next one.
         self.start()
-        for section in [] if reason else sections:
-            self.add(section)
+        for section, stamp in [] if reason else sections:
+            self.add(section, stamp)
         return reason
 
-    def add(self, section: Section) -> None:
+    def add(self, section: Section, stamp: str = "") -> None:
         """Keep a finished section; one that broke off is not kept, so that `resume` tries it again.
 
         Args:
             section: The section.
+            stamp: What tells whether its source is still the same; found again in `stamps`.
 
         Raises:
             ResidynError: If the file cannot be written.
@@ -74,7 +77,9 @@ class Store:
         if section.error:
             return
         self.sections[section.id] = section
-        self._write(Result("atlas", "", [section]).to_dict()["sections"][0], mode="a")
+        self.stamps[section.id] = stamp
+        plain = Result("atlas", "", [section]).to_dict()["sections"][0]
+        self._write({**plain, _STAMP: stamp} if stamp else plain, mode="a")
 
     def remove(self) -> None:
         """Delete the file; the run is complete."""
@@ -93,7 +98,7 @@ class Store:
             ) from error
 
 
-def _read(path: Path) -> tuple[dict[str, Any] | None, list[Section]]:
+def _read(path: Path) -> tuple[dict[str, Any] | None, list[tuple[Section, str]]]:
     """The header (`None` if there is none) and the sections that can be read."""
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -102,8 +107,9 @@ def _read(path: Path) -> tuple[dict[str, Any] | None, list[Section]]:
     parsed = [value for value in map(_parse, lines) if value is not None]
     if not parsed or parsed[0].get("schema") != STORE_SCHEMA:
         return None, []
-    sections = [section for section in map(_section, parsed[1:]) if section is not None]
-    return parsed[0], sections
+    stamps = [str(line.pop(_STAMP, "")) for line in parsed[1:]]
+    sections = zip(map(_section, parsed[1:]), stamps, strict=True)
+    return parsed[0], [(section, stamp) for section, stamp in sections if section is not None]
 
 
 def _parse(line: str) -> dict[str, Any] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -24,6 +24,9 @@ from residyn.results import Finding
 
 if TYPE_CHECKING:
     import os
+
+    from residyn.audit.judge import Check
+    from residyn.audit.retrofit import Retrofit
 
 
 class ModelError(ResidynError, RuntimeError):
@@ -47,10 +50,12 @@ class Run:
     kwargs: dict[str, Any]
     seed: int = 0
     written: list[Tensor] = field(default_factory=list)
+    gradients: bool = True
 
     def untouched(self, *, gradients: bool = False) -> AbstractContextManager[None]:
         """Conditions under which the model may be run."""
-        return untouched(self.model, self.seed, gradients=gradients, written=self.written)
+        recorded = gradients and self.gradients
+        return untouched(self.model, self.seed, gradients=recorded, flags=self.gradients, written=self.written)
 
     def fresh(self) -> tuple[tuple[Any, ...], dict[str, Any], list[Tensor]]:
         """Copies of the inputs that the model may write into, and the leaves behind those that have gradients."""
@@ -82,6 +87,9 @@ class Audit:
         warnings: What the audit may not have seen or could not measure.
         seconds: Wall time.
         metric: Name and value of the metric, if targets were given.
+        calibration: Calibration error of a classifier, what chance gives at most (95 %), and the number of samples.
+        notes: What could not be certified, and why.
+        seen: What the trace saw, in one line.
     """
 
     model: nn.Module
@@ -92,9 +100,32 @@ class Audit:
     warnings: list[str] = field(default_factory=list)
     seconds: float = 0.0
     metric: tuple[str, float] | None = None
+    calibration: tuple[float, float, int] | None = None
+    notes: list[str] = field(default_factory=list)
+    seen: str = ""
+    entering: float | None = field(default=None, repr=False)
+    score: Any = field(default=None, repr=False)
+    named: str = field(default="", repr=False)
+    graph: Graph = field(default_factory=Graph, repr=False)
+    sums: list[Sum] = field(default_factory=list, repr=False)
     targets: Any = field(default=None, repr=False)
     below: bool = field(default=False, repr=False)
     logits: Tensor | None = field(default=None, repr=False)
+    _retrofit: Any = field(default=None, repr=False)
+
+    @property
+    def samples(self) -> int:
+        """How many samples the batch has."""
+        return next((t.shape[0] for t in tensors((self.run.args, self.run.kwargs)) if t.ndim), 1)
+
+    @property
+    def retrofit(self) -> Retrofit:
+        """Changes to the live model, each of which can be undone."""
+        from residyn.audit.retrofit import Retrofit
+
+        if self._retrofit is None:
+            self._retrofit = Retrofit(self)
+        return self._retrofit
 
     def __getitem__(self, name: str) -> Block:
         """A block by its name.
@@ -149,9 +180,10 @@ def audit(
     *inputs: Any,
     targets: Any = None,
     budget: float | None = None,
-    metric: Any = None,
+    metric: Callable[[Any, Any], float] | None = None,
+    checks: Sequence[Check] | None = None,
     seed: int = 0,
-    progress: Any = None,
+    progress: Callable[[float, str], None] | None = None,
     **kwargs: Any,
 ) -> Audit:
     """Find the residual blocks x + F(x) of a model on a real forward pass, measure each, and say what is wrong.
@@ -168,6 +200,7 @@ def audit(
         budget: Seconds to spend on measuring; 0 finds the blocks only, `None` sets no limit.
         metric: Function of output and targets, higher is better; accuracy for class numbers, else the negative mean squared
             error.
+        checks: What is asked of the numbers; `None` for the house's own checks, `residyn.audit.checks.CHECKS`.
         seed: Seed of the random generators while the model runs.
         progress: Called with a fraction and a word as the work goes on.
         **kwargs: More inputs, by name, e.g. `input_ids=…`.
@@ -195,22 +228,33 @@ def audit(
     found = Audit(model, Run(model, inputs, kwargs, seed), targets=targets)
     boundary.arrange(found)
     graph, sums = _find(found)
+    found.graph, found.sums, found.seen = graph, sums, boundary.seen(graph, found)
     found.warnings += boundary.remarks(model, graph)
     if targets is not None:
-        boundary.check_targets(found)
+        boundary.check_targets(found, metric)
     if budget is None or budget > 0:
         from residyn.audit.measure import measure
 
         measure(found, graph, sums, metric=metric, deadline=None if budget is None else began + budget, progress=progress)
     from residyn.audit.judge import judge
 
-    found.findings = judge(found)
+    found.findings = judge(found, checks)
     found.seconds = time.perf_counter() - began
     return found
 
 
 def _find(found: Audit) -> tuple[Graph, list[Sum]]:
     """Trace, look for blocks, and have autograd witness it."""
+    run = found.run
+    try:
+        return _traced(found)
+    except ModelError:
+        run.gradients = False
+        found.warnings.append("the model does not run with gradients: blocks were found without, and no derivative is known")
+        return _traced(found)  # if this fails too, the model does
+
+
+def _traced(found: Audit) -> tuple[Graph, list[Sum]]:
     run = found.run
     with run.untouched(gradients=True):
         args, kwargs, roots = run.fresh()
@@ -222,8 +266,10 @@ def _find(found: Audit) -> tuple[Graph, list[Sum]]:
         witness = recorded(run.model, roots, list(tensors(out)))
         doubts = disagreements(graph, sums, finder.gates, witness)
         del out
-    blind = any(v.origin == "unknown" for v in graph.values) or any(
-        isinstance(m, (torch.jit.ScriptModule, torch.jit.ScriptFunction)) for m in run.model.modules()
+    blind = (
+        graph.wrapped
+        or any(v.origin == "unknown" for v in graph.values)
+        or any(isinstance(m, (torch.jit.ScriptModule, torch.jit.ScriptFunction)) for m in run.model.modules())
     )
     if blind:  # something was computed where torch functions do not show it: look again, below
         with run.untouched(gradients=True):
@@ -238,7 +284,7 @@ def _find(found: Audit) -> tuple[Graph, list[Sum]]:
         )
         graph, sums, finder, doubts, found.below = lower, below, deeper, [], True
     elif not witness.nodes:
-        doubts = ["no gradient could be recorded: autograd could not bear witness to the blocks"]
+        doubts = [] if not run.gradients else ["no gradient could be recorded: autograd could not bear witness to the blocks"]
     found.warnings += [f"tracers disagree: {line}" if "gradient" not in line else line for line in doubts]
     found.blocks = describe(graph, sums)
     found.others = [_reason(graph, s) for s in finder.gates]

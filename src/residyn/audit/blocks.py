@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
+from residyn.audit import operations
 from residyn.audit.find import Kind, Sum
 from residyn.audit.graph import Graph
 from residyn.results import Estimate, EstimateKind
@@ -50,6 +51,8 @@ class Block:
         branches: Paths of the modules that the branches end with; empty for code without a module of its own.
         shape: Shape of the sum.
         keys: Where its sums stand, for `Audit.patch`.
+        normalised: Whether a norm is all that the sum goes into: post-norm.
+        size: Root mean square of the sum.
         ratio: ‖F(x)‖/‖skip‖, mean over samples.
         cosine: Cosine between skip and sum, mean over samples.
         influence: 1 - mean cosine between source and sum, position by position.
@@ -68,6 +71,8 @@ class Block:
     branches: tuple[str, ...]
     shape: tuple[int, ...]
     keys: tuple[tuple[tuple[str, int, int], int], ...] = field(repr=False, default=())
+    normalised: bool = False
+    size: Measured | None = None
     ratio: Measured | None = None
     cosine: Measured | None = None
     influence: Measured | None = None
@@ -95,7 +100,7 @@ def describe(graph: Graph, sums: list[Sum]) -> list[Block]:
         path, call, _ = node.key
         ends = tuple(_end(graph, s, b) for b in s.branches)
         keys = tuple((graph.nodes[i].key, place) for i, place in zip(s.nodes, s.places, strict=True))
-        blocks.append(Block("", s.kind, path, call, ends, graph.values[s.out].shape, keys))
+        blocks.append(Block("", s.kind, path, call, ends, graph.values[s.out].shape, keys, _normalised(graph, s.out)))
     often = Counter((b.module, b.call) for b in blocks)
     taken: Counter[str] = Counter()
     for block in blocks:
@@ -105,6 +110,21 @@ def describe(graph: Graph, sums: list[Sum]) -> list[Block]:
         taken[name] += 1
         block.name = name if taken[name] == 1 else f"{name}#{taken[name]}"
     return blocks
+
+
+def _normalised(graph: Graph, out: int) -> bool:
+    """Whether all that reads a sum is a norm, views aside."""
+    todo, found = [out], False
+    while todo:
+        for i in graph.consumers[todo.pop()]:
+            node = graph.nodes[i]
+            if node.op in operations.NORMS:
+                found = True
+            elif node.form == "same":
+                todo += node.outputs
+            else:
+                return False
+    return found
 
 
 def _end(graph: Graph, found: Sum, branch: int) -> str:

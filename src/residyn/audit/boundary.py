@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -70,19 +72,33 @@ def arrange(found: Audit) -> None:
     found.warnings.append("the batch holds one sample: it was repeated, so means and maxima are over that one")
 
 
-def check_targets(found: Audit) -> None:
-    """Refuse labels that do not belong to the batch.
+def check_targets(found: Audit, metric: Any) -> None:
+    """Refuse labels that do not belong to the batch; with a metric of the user's own they may be anything.
 
     Raises:
         InputError: If their number is not that of the samples.
     """
     targets = found.targets
+    if isinstance(targets, np.ndarray) or (isinstance(targets, (list, range)) and metric is None):
+        targets = found.targets = torch.as_tensor(targets)
+    if metric is not None and not isinstance(targets, Tensor):
+        return
     size = next(t.shape[0] for t in tensors((found.run.args, found.run.kwargs)) if t.ndim)
     if not isinstance(targets, Tensor):
         raise InputError(f"`targets` must be a tensor, got {type(targets).__name__}; torch.as_tensor(…) makes it one")
     if targets.ndim == 0 or targets.shape[0] != size:
         got = targets.shape[0] if targets.ndim else "a single number"
         raise InputError(f"`targets` must have one entry a sample, {size}, got {got}; hand in the labels of this batch")
+
+
+def seen(graph: Graph, found: Audit) -> str:
+    """What the trace saw, in one line: for a model without blocks this is the answer."""
+    ops = Counter(node.op for node in graph.nodes)
+    sums = sum(len(node.terms) >= 2 for node in graph.nodes)
+    joins = sum(ops[name] for name in ("cat", "concat", "concatenate", "stack"))
+    common = ", ".join(f"{count} {op}" for op, count in ops.most_common(4))
+    text = f"Seen: {len(graph.nodes)} operations ({common}); sums of two tensors: {sums}; concatenations: {joins}"
+    return text + (f"; sums that looked residual and were judged to be none: {len(found.others)}." if found.others else ".")
 
 
 def remarks(model: nn.Module, graph: Graph) -> list[str]:
@@ -105,7 +121,7 @@ def remarks(model: nn.Module, graph: Graph) -> list[str]:
         lines.append(
             f"quantised parts ({_some(packed) if packed else 'operators'}): they have no derivative, so no norms there"
         )
-    if any(not p.is_floating_point() for p in model.parameters()):
+    if any(not (p.is_floating_point() or p.is_complex()) for p in model.parameters()):
         lines.append("parameters that are whole numbers: they have no derivative")
     return lines
 

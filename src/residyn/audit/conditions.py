@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -16,7 +17,9 @@ _KEPT = ("_parameters", "_buffers", "_modules")
 
 
 @contextlib.contextmanager
-def untouched(model: nn.Module, seed: int = 0, *, gradients: bool = True, written: Sequence[Tensor] = ()) -> Iterator[None]:
+def untouched(
+    model: nn.Module, seed: int = 0, *, gradients: bool = True, flags: bool = True, written: Sequence[Tensor] = ()
+) -> Iterator[None]:
     """Arrange a model for measuring, and put everything back: mode, buffers, attributes, flags, configuration, random states.
 
     Modules are in evaluation mode, work on copies of their buffers, and keep no cache of keys and values; parameters require
@@ -26,6 +29,7 @@ def untouched(model: nn.Module, seed: int = 0, *, gradients: bool = True, writte
         model: The model.
         seed: Seed of the random generators inside.
         gradients: Whether a graph is recorded.
+        flags: Whether all parameters are to require gradients.
         written: Parameters that its forward is known to write into.
     """
     contents = [(p, p.detach().clone()) for p in written]
@@ -36,7 +40,7 @@ def untouched(model: nn.Module, seed: int = 0, *, gradients: bool = True, writte
         stack.enter_context(_generators())
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         stack.enter_context(_plain_path())
-        stack.enter_context(_modules(model))
+        stack.enter_context(_modules(model, flags))
         stack.enter_context(_settings(model))
         torch.manual_seed(seed)
         np.random.seed(seed % 2**32)  # noqa: NPY002 - a model that draws from the global generator
@@ -59,15 +63,17 @@ def _generators() -> Iterator[None]:
 def _plain_path() -> Iterator[None]:
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
+    # Without torch._dynamo nothing can be compiled, and its import alone takes seconds.
+    eager = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else contextlib.nullcontext()
     try:
-        with torch.compiler.set_stance("force_eager"):
+        with eager:
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(before)
 
 
 @contextlib.contextmanager
-def _modules(model: nn.Module) -> Iterator[None]:
+def _modules(model: nn.Module, ask: bool) -> Iterator[None]:
     """Modes, buffers, plain attributes and gradient flags of all modules."""
     modules = list(model.modules())
     flags = [(p, p.requires_grad) for p in model.parameters()]
@@ -86,7 +92,7 @@ def _modules(model: nn.Module) -> Iterator[None]:
         for m in modules:
             m.training = False
         for p, _ in flags:
-            if p.is_floating_point() or p.is_complex():
+            if ask and (p.is_floating_point() or p.is_complex()):
                 p.requires_grad_(True)
         yield
     finally:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from residyn.audit import operations
 from residyn.audit.find import Finder, Sum
 from residyn.audit.graph import Graph, Node
+from residyn.audit.trace import fan
 
 
 def recorded(model: nn.Module, roots: list[Tensor], outputs: list[Tensor]) -> Graph:
@@ -54,6 +55,7 @@ class _Reader:
     def __init__(self, parameters: set[int], roots: set[int]) -> None:
         self.graph = Graph()
         self.parameters, self.roots = parameters, roots
+        self.fixed = 0  # the values that come from parameters alone, as bits
         self.values: dict[tuple[Any, int], int] = {}
 
     def read(self, function: Any) -> None:
@@ -62,7 +64,8 @@ class _Reader:
         variable = getattr(function, "variable", None)
         if variable is not None:
             origin: Any = "parameter" if id(variable) in self.parameters else "input"
-            self.values[function, 0] = self.graph.value(shape=tuple(variable.shape), origin=origin)
+            made = self.values[function, 0] = self.graph.value(shape=tuple(variable.shape), origin=origin)
+            self.fixed |= (origin == "parameter") << made
             return
         inputs = tuple(self.values[f, i] for f, i in function.next_functions if f is not None and (f, i) in self.values)
         op = _name(function)
@@ -90,6 +93,8 @@ class _Reader:
         elif op in ("mul", "div", "neg") and len(inputs) == 1:
             node.form = "scale"
         elif op in ("add", "sub", "rsub", "lerp") and len(alike) >= 2:
+            flipped = op != "lerp" and float(getattr(function, "_saved_alpha", 1).real) < 0
+            node.minus = (0 if op == "rsub" else 1) if (op in ("sub", "rsub")) != flipped and op != "lerp" else -1
             node.op, node.terms = "add", tuple(alike[:2])
         elif op == "add" and len(inputs) == 1:
             node.form = "same"
@@ -105,8 +110,11 @@ class _Reader:
             if maker is not None and maker.op == "stack" and all(values[v].shape == shape for v in maker.inputs):
                 node.op, node.terms, node.inputs = "add", maker.inputs, maker.inputs
         if operations.mixes(node.op):
-            weights = [values[v].shape for v in inputs if values[v].origin == "parameter" or len(values[v].shape) >= 2]
-            node.cost = float(max((_size(w) for w in weights), default=1)) * _size(shape[:1] + shape[2:])
+            known = [v for v in inputs if self.fixed >> v & 1 and len(values[v].shape) >= 2]
+            weights = [values[v].shape for v in known or inputs[1:] if len(values[v].shape) >= 2]
+            node.cost = _size(shape) * max((fan(w, op) for w in weights), default=1.0)
+        if inputs and all(self.fixed >> v & 1 for v in inputs):
+            self.fixed |= sum(1 << v for v in node.outputs)
 
 
 def _name(function: Any) -> str:

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from residyn.analysis.jacobian import Jacobian
-from residyn.audit.replay import Branch
 
 
-def leading(branch: Branch, x: Tensor, products: int = 12) -> list[complex]:
+def leading(jacobian: Jacobian, products: int = 12) -> list[complex]:
     """Ritz values of J = ∂F/∂x by decreasing modulus: estimates of its outer eigenvalues.
 
     Args:
-        branch: F.
-        x: Where.
+        jacobian: J.
         products: Steps of Arnoldi's process.
 
     Returns:
@@ -23,7 +20,6 @@ def leading(branch: Branch, x: Tensor, products: int = 12) -> list[complex]:
     Reference:
         Saad (2011), "Numerical Methods for Large Eigenvalue Problems", ch. 6, doi:10.1137/1.9781611970739.
     """
-    jacobian = Jacobian(branch, x)
     basis = [jacobian.random()]
     size = min(products, jacobian.size)
     matrix = torch.zeros(size + 1, size, dtype=torch.float64)

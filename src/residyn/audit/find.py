@@ -4,6 +4,10 @@ A sum a + b of two tensors of one shape is residual if a, perhaps scaled, resamp
 way from a to b mixes elements by products (with weights, unless the product itself is one of data: attention, a Fourier
 transform). What merely gates, shifts or interpolates its own input (GRN, the cubic of GELU, rotary positions, token shift) has
 no such way. Sums that share their skip are one block of several branches.
+
+Some sums count only as part of a stream, which is skipped around again, joined to others or returned: those whose skip is a
+slice, a gate's product or subtracted (a misfit A·x - b), those without weights on the way (a graph's sum over neighbours), and
+those whose branch is used elsewhere too. A recurrence over the slices of its input (an LSTM written out) has no blocks.
 """
 
 from __future__ import annotations
@@ -11,7 +15,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from residyn.audit import operations
 from residyn.audit.graph import Graph, Node, bits
@@ -58,6 +62,12 @@ class _Step:
     sliced: bool = False
     weights: int = 0
     cost: float = 0.0
+    parameters: int = 0
+
+    @property
+    def rank(self) -> tuple[float, int]:
+        """The plainer of two skips ranks lower."""
+        return self.cost, self.gated + self.sliced + self.scaled + self.vector + self.resampled
 
     @property
     def kind(self) -> Kind:
@@ -93,8 +103,12 @@ class Finder:
         for index, node in enumerate(self.graph.nodes):
             if len(node.terms) >= 2:
                 self._judge(index, node)
-        kept = [s for s in self.sums if not s.conditions or self._goes_on(s)]
-        self.gates += [s for s in self.sums if s not in kept]
+        kept: list[Sum] = []
+        for s in self.sums:
+            if not s.conditions or self._goes_on(s) or self._carries_on(s, kept):
+                kept.append(s)
+            else:
+                self.gates.append(s)
         return kept
 
     # -- one sum ----------------------------------------------------------------------------------------------------------
@@ -104,7 +118,7 @@ class Finder:
         terms = list(node.terms)
         if self._extends(index, node):
             return
-        best: tuple[float, Sum] | None = None
+        best: tuple[tuple[float, int], Sum] | None = None
         for place, skip in enumerate(terms):
             others = [v for i, v in enumerate(terms) if i != place]
             found = self._skipping(index, node, skip, others)
@@ -114,12 +128,12 @@ class Finder:
             self.sums.append(best[1])
             self.made[node.outputs[0]] = best[1]
 
-    def _skipping(self, index: int, node: Node, skip: int, others: list[int]) -> tuple[float, Sum] | None:
-        """The block that a term is the skip of, with the cost of that skip."""
+    def _skipping(self, index: int, node: Node, skip: int, others: list[int]) -> tuple[tuple[float, int], Sum] | None:
+        """The block that a term is the skip of, with the rank of that skip."""
         for step, live in self._back(skip, others):
             found = self._block(index, node, step, skip, live)
             if found is not None:
-                return step.cost, found
+                return step.rank, found
         return None
 
     def _block(self, index: int, node: Node, step: _Step, skip: int, live: list[int]) -> Sum | None:
@@ -130,6 +144,9 @@ class Finder:
             return None
         if step.sliced and step.weights:
             return None  # a part of the input, projected: the input of a recurrence, not a skip
+        weighted = any(graph.path(step.value, b) & graph.weighted for b in working)
+        if (step.gated or not weighted) and self._recurrent(step.value, node.terms):
+            return None
         found = Sum(index, step.value, skip, working, node.outputs[0], step.kind)
         found.nodes, found.places = [index], [node.terms.index(skip)]
         if all(self._gate(step.value, b) for b in working):
@@ -138,6 +155,10 @@ class Finder:
             return None
         if step.sliced:
             found.conditions.add("slice")
+        if not weighted:
+            found.conditions.add("no weights")
+        if node.minus == node.terms.index(skip):
+            found.conditions.add("the skip is subtracted")
         if step.vector:
             found.conditions.add("scaled by a vector")
         if step.gated:
@@ -158,7 +179,31 @@ class Finder:
             return True
         mixing = [self.graph.producer(v) for v in bits(path & self.mixed & self.graph.weighted)]
         nodes = {id(n): n for n in mixing if n is not None}
-        return len(nodes) > step.weights and sum(n.cost for n in nodes.values()) > step.cost
+        if any(self.graph.weights(n) & step.parameters for n in nodes.values()):
+            return False  # the same projection within the branch: the input of an iteration, put in at each turn
+        heavier = len(nodes) > step.weights and sum(n.cost for n in nodes.values()) > step.cost
+        return heavier and not any(self._crosses(step.value, path, s) for s in self.sums)
+
+    def _crosses(self, source: int, path: int, other: Sum) -> bool:
+        """Whether the source lies in another block's branch, and the way from it leaves that block by its sum.
+
+        So do outputs that are gathered over depth (WaveNet): they are sums of side branches and have no skip.
+        """
+        return bool(path >> other.out & 1) and not self.graph.ancestors[other.skip] >> source & 1
+
+    def _recurrent(self, source: int, terms: tuple[int, ...]) -> bool:
+        """Whether a further slice of something that the source comes from enters here: the next time step."""
+        graph = self.graph
+        past = graph.ancestors[source]
+        new = 0
+        for term in terms:
+            new |= graph.ancestors[term]
+        new &= graph.dynamic & ~graph.descendants[source] & ~past
+        for v in bits(new):
+            node = graph.producer(v)
+            if node is not None and node.form == "slice" and any(past >> u & 1 for u in node.inputs):
+                return True
+        return False
 
     def _extends(self, index: int, node: Node) -> bool:
         """Whether this sum adds one more branch to a block: (x + F(x)) + G(x) with G from x and not from the inner sum."""
@@ -203,32 +248,33 @@ class Finder:
         s, into = step, [v for v in node.inputs if graph.values[v].floating]
         live = [v for v in into if graph.dynamic >> v & 1]
         more = {"scaled": s.scaled, "vector": s.vector, "gated": s.gated, "resampled": s.resampled, "sliced": s.sliced}
+        rest: dict[str, Any] = {"weights": s.weights, "cost": s.cost, "parameters": s.parameters}
         if node.form == "same" and into:
-            yield _Step(into[0], **more, weights=s.weights, cost=s.cost)
+            yield _Step(into[0], **more, **rest)
         elif node.form in ("scale", "resample", "slice") and into:
             flag = {"scale": "scaled", "resample": "resampled", "slice": "sliced"}[node.form]
-            yield _Step(into[0], **{**more, flag: True}, weights=s.weights, cost=s.cost)
+            yield _Step(into[0], **{**more, flag: True}, **rest)
         elif node.op in ("mul", "div") and not s.weights:
             for v in live or into[:1]:
-                rest = [u for u in into if u != v]
-                vector = any(not graph.dynamic >> u & 1 and _many(graph.values[u].shape) for u in rest)
-                gated = any(graph.dynamic >> u & 1 and not self._complement(u) for u in rest)
+                others = [u for u in into if u != v]
+                vector = any(not graph.dynamic >> u & 1 and _many(graph.values[u].shape) for u in others)
+                gated = any(graph.dynamic >> u & 1 and not self._complement(u) for u in others)
                 yield _Step(v, **{**more, "scaled": True, "vector": s.vector or vector, "gated": s.gated or gated}, cost=s.cost)
         elif node.op in operations.NORMS and live:
-            yield _Step(live[0], **{**more, "scaled": True}, weights=s.weights, cost=s.cost)
-        elif node.op == "cat" and len(live) == 1:
-            yield _Step(live[0], **{**more, "resampled": True}, weights=s.weights, cost=s.cost)
+            yield _Step(live[0], **{**more, "scaled": True}, **rest)
+        elif node.op in ("max", "amax", "cat") and len(live) == 1:  # pooled over an axis, or padded
+            yield _Step(live[0], **{**more, "resampled": True}, **rest)
         elif node.op in operations.ACTIVATIONS and s.weights and len(live) == 1:
-            yield _Step(live[0], **more, weights=s.weights, cost=s.cost)
+            yield _Step(live[0], **more, **rest)
         elif (
             operations.mixes(node.op)
             and len(live) == 1
             and s.weights == 0
             and ("linear" in node.op or "conv" in node.op or "mm" in node.op)
         ):
-            yield _Step(live[0], **more, weights=1, cost=s.cost + node.cost)
+            yield _Step(live[0], **more, weights=1, cost=s.cost + node.cost, parameters=graph.weights(node))
         elif node.op in ("add", "sub") and len(into) == 2 and len(live) == 1:  # a bias added by hand
-            yield _Step(live[0], **more, weights=s.weights, cost=s.cost)
+            yield _Step(live[0], **more, **rest)
 
     # -- what is no block -------------------------------------------------------------------------------------------------
 
@@ -281,6 +327,10 @@ class Finder:
                     todo += [v for v in node.outputs if v not in seen]
                     seen.update(node.outputs)
         return False
+
+    def _carries_on(self, found: Sum, kept: list[Sum]) -> bool:
+        """Whether the sum is the last of a stream of steps without weights, x - ηLx."""
+        return found.conditions == {"no weights"} and any(s.out == self._same(found.source) and s.conditions for s in kept)
 
     def _same(self, value: int) -> int:
         """The value behind views and copies."""

@@ -22,6 +22,7 @@ class Node:
         form: "same" (a view, copy, cast or permutation of its one input), "scale" (times a number), "resample" (strided,
             padded or pooled), "slice" (a part of its input), or "" for all else.
         terms: The summands with what multiplies them, if it is a sum.
+        minus: Which of the terms is subtracted; -1 for none.
         key: Where it stands: module, number of its call, and number among the operations there that may be sums.
         sequence: Number of its gradient function, -1 if it has none.
         cost: Multiplications, roughly, if it mixes.
@@ -33,6 +34,7 @@ class Node:
     call: int = -1
     form: str = ""
     terms: tuple[int, ...] = ()
+    minus: int = -1
     key: tuple[str, int, int] = ("", 0, 0)
     sequence: int = -1
     cost: float = 0.0
@@ -70,6 +72,7 @@ class Call:
         first: Its first node.
         last: One past its last node; -1 while it runs.
         kind: Class name of the module.
+        outs: The tensors it returned, in order; -1 for one that was not met before.
     """
 
     path: str
@@ -78,6 +81,7 @@ class Call:
     first: int
     last: int = -1
     kind: str = ""
+    outs: tuple[int, ...] = ()
 
 
 @dataclass
@@ -90,6 +94,7 @@ class Graph:
         calls: All module calls, in order.
         outputs: What the model returned.
         left: Module paths in which a tensor left torch for NumPy or Python.
+        wrapped: Whether a tensor was seen that stands for others (torch.func), so that its ancestors do not show.
     """
 
     values: list[Value] = field(default_factory=list)
@@ -97,6 +102,7 @@ class Graph:
     calls: list[Call] = field(default_factory=list)
     outputs: list[int] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
+    wrapped: bool = False
 
     def value(self, **what: Any) -> int:
         """A new value; its number."""
@@ -141,12 +147,24 @@ class Graph:
         return sum(1 << i for i, seen in enumerate(self.ancestors) if seen & roots)
 
     @functools.cached_property
+    def parameters(self) -> int:
+        """The parameters, as bits."""
+        return sum(1 << i for i, v in enumerate(self.values) if v.origin == "parameter")
+
+    def weights(self, node: Node) -> int:
+        """The parameters that an operation reads, by themselves or by what is computed from parameters alone, as bits."""
+        seen = 0
+        for v in node.inputs:
+            if not self.dynamic >> v & 1:
+                seen |= self.ancestors[v]
+        return seen & self.parameters
+
+    @functools.cached_property
     def weighted(self) -> int:
-        """The values made by an operation that read a parameter (or what is computed from parameters alone), as bits."""
-        roots = sum(1 << i for i, v in enumerate(self.values) if v.origin == "parameter")
+        """The values made by an operation that reads a parameter, as bits."""
         bits = 0
         for node in self.nodes:
-            if any(self.ancestors[v] & roots and not self.dynamic >> v & 1 for v in node.inputs):
+            if self.weights(node):
                 bits |= sum(1 << v for v in node.outputs)
         return bits
 

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from residyn.audit import local, outputs
 from residyn.audit.blocks import Block, Measured
 from residyn.audit.find import Sum
 from residyn.audit.graph import Graph
 from residyn.audit.replay import Branch, Capture
-from residyn.audit.trace import tensors
 from residyn.errors import InputError, ResidynError
 
 if TYPE_CHECKING:
     from residyn.audit.auditing import Audit
 
 Progress = Callable[[float, str], None]
+Job = Callable[[Block, Sum, Branch], None]
 
 
 def measure(
@@ -28,7 +29,7 @@ def measure(
     graph: Graph,
     sums: list[Sum],
     *,
-    metric: Callable[[Any, Any], float] | None,
+    metric: outputs.Metric | None,
     deadline: float | None,
     progress: Progress | None,
 ) -> None:
@@ -42,19 +43,20 @@ def measure(
         deadline: When to stop, by `time.perf_counter`.
         progress: Called with a fraction and a word.
     """
+    capture = _capture(found, graph, sums, metric)
+    _judged(found)
     if not sums:
         return
-    capture = _capture(found, graph, sums)
+    found.entering = _rms(capture.kept[sums[0].source])
     pairs = [(b, s, Branch(capture, s)) for b, s in zip(found.blocks, sums, strict=True)]
-    jobs: list[tuple[str, Callable[[Block, Sum, Branch], None]]] = [
+    jobs: list[tuple[str, Job]] = [
         ("sizes", lambda b, s, f: _sizes(b, f, capture.kept[s.source], capture.kept[s.out])),
-        ("Jacobians", lambda b, s, f: jacobian(b, f, capture.kept[s.source])),
     ]
     if not found.below:
-        jobs.append(("dropping", _dropper(found, metric)))
-    jobs.append(("spectra", lambda b, s, f: spectrum(b, f, capture.kept[s.source])))
-    jobs.append(("bounds", lambda b, s, _: bound(b, found, graph, s, capture.kept[s.source])))
-    failed: dict[str, str] = {}
+        jobs.append(("dropping", _dropper(found)))
+    jobs.append(("Jacobians", lambda b, s, f: local.measure(b, f, capture.kept[s.source], deadline)))
+    jobs.append(("bounds", lambda b, s, f: _bound(b, f, capture.kept[s.source])))
+    failed: dict[str, list[str]] = {}
     for turn, (word, job) in enumerate(jobs):
         for place, (block, found_sum, branch) in enumerate(pairs):
             if deadline is not None and time.perf_counter() > deadline:
@@ -68,145 +70,129 @@ def measure(
             try:
                 with found.run.untouched():
                     job(block, found_sum, branch)
-            except (RuntimeError, TypeError, KeyError, IndexError, NotImplementedError, ResidynError) as error:
-                failed.setdefault(f"{word} could not be measured", f"{block.name}: {str(error).strip().splitlines()[0][:160]}")
-    found.warnings += [f"{what} ({why})" for what, why in failed.items()]
+            except (
+                RuntimeError,
+                ValueError,
+                TypeError,
+                LookupError,
+                AttributeError,
+                NotImplementedError,
+                ResidynError,
+            ) as error:
+                lines = str(error).strip().splitlines() or [type(error).__name__]
+                failed.setdefault(word, []).append(f"{block.name}: {lines[0][:160]}")
+    for word, cases in failed.items():
+        text = f"{word} could not be measured in {len(cases)} of {len(pairs)} blocks ({cases[0]})"
+        (found.notes if word == "bounds" else found.warnings).append(text)
 
 
-def _capture(found: Audit, graph: Graph, sums: list[Sum]) -> Capture:
+def _capture(found: Audit, graph: Graph, sums: list[Sum], metric: outputs.Metric | None) -> Capture:
     """Run the model again, keep what the blocks are made of, and send one gradient back."""
-    from residyn.audit.auditing import called
+    from residyn.audit.auditing import ModelError, called
 
     with found.run.untouched(gradients=True):
         args, kwargs, roots = found.run.fresh()
         capture, out = called(Capture(found.model, (args, kwargs), graph, sums, below=found.below), found.model, args, kwargs)
         if len(capture.graph.nodes) != len(graph.nodes):
-            found.warnings.append("the model does not do the same twice: its blocks were measured on the second run")
             raise InputError("`model` must do the same on the same inputs, got another run; look for randomness in its forward")
-        output = main_output(out)
-        if output is not None:
-            found.logits = output.detach()
-            loss = _loss(output, out, found.targets)
-            leaves = [t for t in (*roots, *found.model.parameters()) if t.requires_grad]
-            if loss.requires_grad and leaves:
-                torch.autograd.grad(loss, leaves, allow_unused=True)
+        output = outputs.main_output(out)
+        for block, s in zip(found.blocks, sums, strict=True):
+            if not bool(torch.isfinite(capture.kept[s.out]).all()):
+                raise ModelError(
+                    f"`model` must give finite numbers on these inputs, got nan or inf first in the output of `{block.name}`; "
+                    "look at its parameters and at the range of the inputs"
+                )
+        if output is not None and not bool(torch.isfinite(output).all()):
+            raise ModelError(
+                "`model` must give finite numbers on these inputs, got nan or inf in its output, its blocks being finite; look "
+                "at what comes after the last block"
+            )
+        found.logits = None if output is None else output.detach()
+        if found.targets is not None:
+            found.named, found.score = outputs.scorer(metric, found.logits, found.targets)
+        if output is not None and found.run.gradients and not _differentiate(found, output, out, roots):
+            found.warnings.append("no gradient reaches the blocks: no gradient profile")
     for block, s in zip(found.blocks, sums, strict=True):
         gradient = capture.gradients.get(s.out)
         if gradient is not None:
-            block.gradient_norm = Measured(float(torch.linalg.vector_norm(gradient)))
-    if not capture.gradients:
-        found.warnings.append("no gradient reaches the blocks: no gradient profile")
+            block.gradient_norm = Measured(float(torch.linalg.vector_norm(_wide(gradient))))
+        elif capture.gradients and not found.below:
+            block.gradient_norm = Measured(0.0)
     return capture
 
 
-def main_output(out: Any) -> Tensor | None:
-    """The tensor that a model is judged by: its logits if it names them, else the first floating-point one."""
-    logits = getattr(out, "logits", None)
-    if logits is None and isinstance(out, dict):
-        logits = out.get("logits")
-    if isinstance(logits, Tensor):
-        return logits
-    return next((t for t in tensors(out) if t.is_floating_point() and t.ndim > 0), None)
+def _differentiate(found: Audit, output: Tensor, out: object, roots: list[Tensor]) -> bool:
+    """One backward pass, which the hooks of the capture listen to; whether there was one."""
+    targets = found.targets if isinstance(found.targets, Tensor) else None
+    value = outputs.loss(output, out, targets)
+    leaves = [t for t in (*roots, *found.model.parameters()) if t.requires_grad]
+    if not (value.requires_grad and leaves):
+        return not found.blocks
+    torch.autograd.grad(value, leaves, allow_unused=True)
+    return True
 
 
-def _loss(output: Tensor, out: Any, targets: Tensor | None) -> Tensor:
-    """What gradients are taken of: the loss of the targets, the model's own, or a fixed random projection of the output."""
-    if targets is not None and classes(output, targets):
-        return functional.cross_entropy(output, targets)
-    if targets is not None:
-        return functional.mse_loss(output, targets.to(output.dtype))
-    own = getattr(out, "loss", None)
-    if isinstance(own, Tensor) and own.numel() == 1:
-        return own.sum()
-    generator = torch.Generator().manual_seed(0)
-    direction = torch.randn(output.shape, generator=generator, dtype=torch.float32).to(output.device, output.dtype)
-    return (output * direction).sum() / output.numel() ** 0.5
-
-
-def classes(output: Tensor, targets: Tensor) -> bool:
-    """Whether targets are class numbers for this output."""
-    return not targets.is_floating_point() and targets.ndim == 1 and output.ndim == 2
+def _judged(found: Audit) -> None:
+    """The metric of the whole model, and its calibration."""
+    if found.score is None:
+        return
+    with found.run.untouched():
+        found.metric = (found.named, found.score(found.run.output(), found.targets))
+    if isinstance(found.targets, Tensor) and found.logits is not None:
+        found.calibration = outputs.calibration(found.logits, found.targets, found.run.seed)
 
 
 def _sizes(block: Block, branch: Branch, x: Tensor, out: Tensor) -> None:
     """Ratio, cosine and influence."""
     with torch.no_grad():
+        block.size = Measured(_rms(out))
         again, skip = branch.both(x)
-        scale = torch.linalg.vector_norm(out.double())
-        if not bool(torch.linalg.vector_norm((again - out).double()) <= 1e-3 * scale):
+        scale = torch.linalg.vector_norm(_wide(out))
+        if not bool(torch.linalg.vector_norm(_wide(again - out)) <= 1e-3 * scale):
             raise InputError("the branch does not give the same outside of the model")
         skip = skip.expand_as(out)
         change = _rows(out - skip).norm(dim=1) / _rows(skip).norm(dim=1).clamp(min=torch.finfo(torch.float32).tiny)
         block.ratio = Measured(float(change.mean()))
         block.cosine = Measured(float(functional.cosine_similarity(_rows(skip), _rows(out), dim=1).mean()))
-        source = x if x.shape == out.shape else skip
-        axis = 1 if out.ndim >= 4 else -1
-        block.influence = Measured(1 - float(functional.cosine_similarity(source.float(), out.float(), dim=axis).mean()))
+        source, here = (_real(t) for t in (x if x.shape == out.shape else skip, out))
+        axis = 1 if here.ndim >= 4 and not out.is_complex() else -1
+        block.influence = Measured(1 - float(functional.cosine_similarity(source, here, dim=axis).mean()))
+
+
+def _real(x: Tensor) -> Tensor:
+    return torch.view_as_real(x).flatten(-2).float() if x.is_complex() else x.float()
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.to(torch.complex128 if x.is_complex() else torch.float64)
+
+
+def _rms(x: Tensor) -> float:
+    return float(torch.linalg.vector_norm(_wide(x))) / x.numel() ** 0.5
 
 
 def _rows(x: Tensor) -> Tensor:
-    return x.reshape(x.shape[0], -1).float() if x.ndim > 1 else x.reshape(1, -1).float()
+    x = _real(x)
+    return x.reshape(x.shape[0], -1) if x.ndim > 1 else x.reshape(1, -1)
 
 
-def jacobian(block: Block, branch: Branch, x: Tensor) -> None:
-    """‖∂F/∂x‖₂ by Golub–Kahan."""
-    if x.shape != torch.Size(block.shape):
-        return  # a projection: F does not keep the shape of its source
-    from residyn.analysis import spectral_norm
-
-    block.jacobian_norm = Measured.of(spectral_norm(branch, x))
-
-
-def spectrum(block: Block, branch: Branch, x: Tensor) -> None:
-    """Leading eigenvalues by a short Arnoldi process, and the step they allow."""
-    if x.shape != torch.Size(block.shape):
-        return
-    from residyn.audit.eigen import leading, step_limit
-
-    values = leading(branch, x)
-    block.spectrum = tuple(values)
-    block.max_step = Measured(step_limit(values))
-
-
-def bound(block: Block, found: Audit, graph: Graph, s: Sum, x: Tensor) -> None:
+def _bound(block: Block, branch: Branch, x: Tensor) -> None:
     """Certified Lipschitz constant of the branch, where the analysis has one."""
+    from residyn.audit.bound import bound
+
+    block.bound = bound(branch, x)
 
 
-def _dropper(found: Audit, metric: Callable[[Any, Any], float] | None) -> Callable[[Block, Sum, Branch], None]:
+def _dropper(found: Audit) -> Job:
     """Measures what leaving a block out does to the metric, or to the output."""
-    targets = found.targets
-    if targets is not None:
-        name, score = scorer(metric, found.logits, targets)
-        with found.run.untouched():
-            whole = score(found.run.output(), targets)
-        found.metric = (name, whole)
 
     def drop(block: Block, _: Sum, __: Branch) -> None:
         with found.patch(drop=[block.name]):
             out = found.run.output()
-        if targets is not None:
-            block.dropped = Measured(score(out, targets) - whole)
-        elif (output := main_output(out)) is not None and found.logits is not None:
-            block.dropped = Measured(float((output - found.logits).float().norm() / found.logits.float().norm()))
+        if found.metric is not None and found.score is not None:
+            block.dropped = Measured(found.score(out, found.targets) - found.metric[1])
+        elif (output := outputs.main_output(out)) is not None and found.logits is not None:
+            size = torch.linalg.vector_norm(_wide(found.logits))
+            block.dropped = Measured(float(torch.linalg.vector_norm(_wide(output - found.logits)) / size))
 
     return drop
-
-
-def scorer(
-    metric: Callable[[Any, Any], float] | None, logits: Tensor | None, targets: Tensor
-) -> tuple[str, Callable[[Any, Any], float]]:
-    """The metric and its name: the user's, accuracy for class numbers, else the negative mean squared error."""
-    if metric is not None:
-        return getattr(metric, "__name__", "metric"), lambda out, y: float(metric(out, y))
-
-    def accuracy(out: Any, y: Tensor) -> float:
-        output = main_output(out)
-        return float((output.argmax(-1) == y).float().mean()) if output is not None else float("nan")
-
-    def closeness(out: Any, y: Tensor) -> float:
-        output = main_output(out)
-        return -float(functional.mse_loss(output, y.to(output.dtype))) if output is not None else float("nan")
-
-    if logits is not None and classes(logits, targets):
-        return "accuracy", accuracy
-    return "negative mean squared error", closeness

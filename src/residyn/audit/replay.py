@@ -18,7 +18,7 @@ from residyn.audit.trace import Recorder, tensors
 
 
 @dataclass(slots=True)
-class _Held:
+class Held:
     """A tensor among the arguments of a kept call: its value, and its numbers as they were then."""
 
     value: int
@@ -85,7 +85,7 @@ class Capture(Recorder):
         if isinstance(tree, Tensor):
             value = self.look(tree)
             late = value is not None and value < len(self.guide.values) and self.guide.values[value].overwritten
-            return _Held(-1 if value is None else value, tree.detach().clone() if late else tree.detach())
+            return Held(-1 if value is None else value, tree.detach().clone() if late else tree.detach())
         if type(tree) in (tuple, list):
             return type(tree)(self._held(item) for item in tree)
         if type(tree) is dict:
@@ -152,7 +152,7 @@ class Branch:
 
 
 def _read(tree: Any) -> set[int]:
-    if isinstance(tree, _Held):
+    if isinstance(tree, Held):
         return {tree.value}
     if isinstance(tree, dict):
         tree = tuple(tree.values())
@@ -161,7 +161,7 @@ def _read(tree: Any) -> set[int]:
 
 def _filled(tree: Any, known: dict[int, Tensor]) -> Any:
     """Arguments with the values that depend on the source, and the constants for the rest."""
-    if isinstance(tree, _Held):
+    if isinstance(tree, Held):
         return known[tree.value] if tree.value in known else tree.tensor.clone() if tree.tensor.numel() < 2 else tree.tensor
     if type(tree) in (tuple, list):
         return type(tree)(_filled(item, known) for item in tree)

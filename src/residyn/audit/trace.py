@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import Tensor, nn
+from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -130,6 +131,7 @@ class Recorder:
         if not results:
             return
         read = [t for arg in (*args, *kwargs.values()) for t in _flat(arg)]
+        self.graph.wrapped = self.graph.wrapped or any(map(is_functorch_wrapped_tensor, results))
         inputs = tuple(self.value(t) for t in read)
         fresh = [t for t in results if self._changed(t)]
         if not fresh:
@@ -179,7 +181,7 @@ class Recorder:
             self._stacked(node, args, kwargs, result)
         if operations.mixes(op):
             weights = [self.graph.values[v].shape for v in inputs[1:]]
-            node.cost = result.numel() * max((_fan(shape, op) for shape in weights), default=1.0)
+            node.cost = result.numel() * max((fan(shape, op) for shape in weights), default=1.0)
         return node
 
     def _bare(self, op: str, inputs: tuple[int, ...], form: str = "") -> Node:
@@ -190,7 +192,11 @@ class Recorder:
     def _sum(self, node: Node, op: str, inputs: tuple[int, ...], args: Any, kwargs: Any, result: Tensor) -> None:
         """The terms of an add, subtract, lerp or of an add with a product in it."""
         shape, values = tuple(result.shape), self.graph.values
+        minus = -1
         if op in ("add", "sub", "rsub", "add_relu"):
+            alpha = kwargs.get("alpha", args[2] if len(args) > 2 else 1)
+            flipped = isinstance(alpha, (int, float)) and alpha < 0
+            minus = (0 if op == "rsub" else 1) if (op in ("sub", "rsub")) != flipped else -1
             if len(inputs) == 1 and op == "add" and any(isinstance(a, (int, float)) and a == 0 for a in args):
                 node.form = "same"  # the built-in sum() starts from 0
             terms = inputs[:2] if len(inputs) >= 2 else ()
@@ -200,7 +206,7 @@ class Recorder:
             product = "mul" if op.startswith("addc") else "matmul"
             terms = (inputs[0], self._part(product, inputs[1:3]))
         if all(values[v].shape == shape and values[v].floating for v in terms):
-            node.terms, node.inputs, node.op = terms, terms or inputs, "add" if terms else op
+            node.terms, node.inputs, node.op, node.minus = terms, terms or inputs, "add" if terms else op, minus
 
     def _part(self, op: str, inputs: tuple[int, ...], form: str = "") -> int:
         """A product that the operation makes within itself, as a value of its own; it has the sum's shape."""
@@ -269,10 +275,12 @@ class Recorder:
         self.graph.calls.append(Call(path, count, parent, len(self.graph.nodes), kind=type(module).__name__))
         self.stack.append(len(self.graph.calls) - 1)
 
-    def leave(self, *_: Any) -> None:
+    def leave(self, out: Any) -> None:
         """A module's forward ends, or was left by an exception."""
         if self.stack:
-            self.graph.calls[self.stack.pop()].last = len(self.graph.nodes)
+            call = self.graph.calls[self.stack.pop()]
+            call.last = len(self.graph.nodes)
+            call.outs = tuple(-1 if (v := self.look(t)) is None else v for t in tensors(out))
 
 
 class _Functions(TorchFunctionMode):
@@ -331,7 +339,7 @@ def recorded_by(recorder: Recorder, model: nn.Module, args: tuple[Any, ...], kwa
     hooks = []
     try:
         hooks.append(register_module_forward_pre_hook(recorder.enter))
-        hooks.append(register_module_forward_hook(lambda *_: recorder.leave(), always_call=True))
+        hooks.append(register_module_forward_hook(lambda *call: recorder.leave(call[-1]), always_call=True))
         with _Operators(recorder) if recorder.strong else _Functions(recorder):
             out = model(*args, **kwargs)
     finally:
@@ -376,7 +384,7 @@ def _sequence(tensor: Tensor) -> int:
     return -1 if function is None else int(function._sequence_nr())
 
 
-def _fan(shape: tuple[int, ...], op: str) -> float:
+def fan(shape: tuple[int, ...], op: str) -> float:
     """Multiplications an element of the output costs, from the shape of a weight."""
     if len(shape) < 2:
         return 1.0

@@ -7,7 +7,18 @@ from typing import Annotated
 import typer
 
 from residyn import __version__
-from residyn.cli import atlas, calibrate, disulfide, dynamics, explain, listing, spectrum
+from residyn.cli import (
+    atlas,
+    audit,
+    calibrate,
+    disulfide,
+    dynamics,
+    explain,
+    graph,
+    listing,
+    segment,
+    spectrum,
+)
 from residyn.cli.options import Debug, examples
 from residyn.cli.output import emit
 
@@ -40,6 +51,10 @@ def _root(
 
 
 app.command("atlas", epilog=examples("residyn atlas -o atlas.html", "residyn atlas wiener ode --fast --seed 3"))(atlas.atlas)
+app.command(
+    "audit",
+    epilog=examples("residyn audit mynets:resnet batch.npz -o audit.html", "residyn audit hf:minilm --budget 30 -o audit.html"),
+)(audit.audit)
 app.add_typer(dynamics.app, name="dynamics")
 app.command(
     "calibrate",
@@ -56,5 +71,10 @@ app.command(
         "residyn spectrum *.xyz --xc hf --checkpoint runs --jobs -1 -o lines.csv",
     ),
 )(spectrum.spectrum)
+app.add_typer(segment.app, name="segment")
+app.command(
+    "graph",
+    epilog=examples("residyn graph friends.txt -o report.html", "residyn graph cites.npz --labels topics.csv --json"),
+)(graph.graph)
 app.command("list", epilog=examples("residyn list", "residyn list --json"))(listing.list_entries)
 app.command("explain", epilog=examples("residyn explain wiener", "residyn explain depth --json"))(explain.explain)

@@ -1,4 +1,4 @@
-"""`residyn explain`: one system in words."""
+"""`residyn explain`: one system of the atlas, or one code of an audit, in words."""
 
 from __future__ import annotations
 
@@ -9,21 +9,46 @@ from typing import Annotated
 
 import typer
 
-from residyn.atlas import runner
 from residyn.cli.options import Debug, Json
 from residyn.cli.output import emit
+from residyn.errors import InputError
 
 
 def explain(
-    name: Annotated[str, typer.Argument(metavar="ID", help="An entry of `residyn list`.")],
+    name: Annotated[str, typer.Argument(metavar="ID", help="An entry of `residyn list`, or a code such as RD104.")],
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Say what a system of the atlas claims, and on what data it is shown."""
-    entry = runner.select([name])[0]
+    """Say what a system of the atlas claims, or what a finding of an audit means."""
+    if name.upper().startswith("RD") and name[2:3].isdigit():
+        title, rows, plain = _code(name)
+    else:
+        title, rows, plain = _entry(name)
     if as_json:
-        emit(json.dumps(dataclasses.asdict(entry), ensure_ascii=False, indent=1))
+        emit(json.dumps(plain, ensure_ascii=False, indent=1))
         return
+    lines = [title, ""]
+    for key, value in rows.items():
+        lines += textwrap.wrap(value, 92, initial_indent=f"  {key:<10}", subsequent_indent=" " * 12)
+    emit("\n".join(lines))
+
+
+def _code(name: str) -> tuple[str, dict[str, str], dict[str, str]]:
+    """A code of an audit."""
+    from residyn.audit.codes import CODES
+
+    code = CODES.get(name.upper())
+    if code is None:
+        raise InputError(f"`ID` must be a code of an audit, one of {', '.join(CODES)}, got {name!r}")
+    rows = {"raised": code.rule, "why": code.why, "fix": code.fix, "reference": code.reference}
+    return f"{code.id}: {code.title}", {key: text for key, text in rows.items() if text}, dataclasses.asdict(code)
+
+
+def _entry(name: str) -> tuple[str, dict[str, str], dict[str, str]]:
+    """A system of the atlas."""
+    from residyn.atlas import runner
+
+    entry = runner.select([name])[0]
     rows = {
         "branch": entry.branch,
         "claim": entry.claim,
@@ -31,7 +56,4 @@ def explain(
         "source": entry.module,
         "run": f"residyn atlas {entry.id} -o {entry.id}.html",
     }
-    lines = [entry.title, ""]
-    for key, value in rows.items():
-        lines += textwrap.wrap(value, 92, initial_indent=f"  {key:<8}", subsequent_indent=" " * 10)
-    emit("\n".join(lines))
+    return entry.title, rows, dataclasses.asdict(entry)

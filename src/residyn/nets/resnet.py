@@ -9,6 +9,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from residyn.errors import InputError
+from residyn.gradients.base import GradientMode
 from residyn.step import Residual, Stack
 
 
@@ -25,6 +26,8 @@ class ResNet(nn.Module):
             most, however deep the network.
         shortcut: Whether there is an identity path.
         keep: Survival probability of each branch in training (see `survival`); all survive if not given.
+        gradient: How the gradient comes back through the blocks; `Checkpoint()` keeps √L of L states, so that thousands of
+            layers fit into memory.
 
     Raises:
         InputError: If there is no branch, `keep` is of another length, or a branch without shortcut is to be dropped.
@@ -48,6 +51,7 @@ class ResNet(nn.Module):
         step: float | None = None,
         shortcut: bool = True,
         keep: Sequence[float] | None = None,
+        gradient: GradientMode | None = None,
     ) -> None:
         super().__init__()
         if not branches:
@@ -61,7 +65,8 @@ class ResNet(nn.Module):
         self.body = Stack(
             [Residual(f, h, keep=p) for f, p in zip(branches, keep or [1.0] * len(branches), strict=True)]
             if shortcut
-            else branches
+            else branches,
+            gradient=gradient,
         )
 
     def forward(self, u: Tensor) -> Tensor:

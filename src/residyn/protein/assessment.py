@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +17,7 @@ from residyn.protein.network import GNM_CUTOFF
 from residyn.protein.reading import read
 from residyn.protein.scanning import scan
 from residyn.protein.table import Candidate, Scan, joint_entropy
-from residyn.results import Figure, Finding, Section, Series, Table, Verdict
+from residyn.results import Figure, Finding, Mark, Section, Series, Table, Verdict
 
 CANDIDATES = "Pairs that could be bonded (kcal/mol, Å, degrees)"
 COLUMNS = (
@@ -26,7 +28,7 @@ COLUMNS = (
     ("name_b", "is′"),
     ("existing", "bond"),
     ("net", "net"),
-    ("gain", "loop gain"),
+    ("gain", "gain"),
     ("strain", "strain"),
     ("closing", "closing"),
     ("length", "loop"),
@@ -40,6 +42,20 @@ COLUMNS = (
 )
 """Names of the columns, for files and for the page."""
 
+_BRIEF = (
+    ("existing bond", "is there"),
+    (r"proline (\S+) loses its ring", "Pro\u00a0\\1"),
+    (r"glycine (\S+) has φ > 0, which strains a cysteine", "Gly\u00a0\\1, φ\u00a0>\u00a00"),
+    (r"glycine (\S+): its Cβ is placed by geometry", "Gly\u00a0\\1"),
+    (r"(\S+) has no Cβ in the file", "no\u00a0Cβ\u00a0\\1"),
+    (r"(\S+) is a free cysteine already", "free\u00a0Cys\u00a0\\1"),
+    (r"(\S+) is next to the bond at (\S+?)(?=;|$)", "\\1 beside \\2"),
+    ("near neighbours in the chain: hardly a loop", "hardly a loop"),
+)
+"""What a page says for the warnings of `table`, which stand in full in the other forms."""
+
+_BARS = 300
+"""Bars drawn: more are too thin to be seen, and points take their place."""
 _ARCS = 12
 """Candidates drawn as arcs: more would hide each other."""
 
@@ -139,13 +155,22 @@ def readable(table: Table, rows: int) -> Table:
     if table.title != CANDIDATES:
         return replace(table, rows=table.rows[:rows])
     place = {name: k for k, (name, _) in enumerate(COLUMNS)}
-    kept = [place[name] for name in ("net", "gain", "strain", "closing", "length", "distance", "warnings")]
+    kept = [place[name] for name in ("net", "gain", "strain", "closing", "length")]
+    looks = place["warnings"]
     best = table.rows[:rows]
     shown: list[list[float | str | None]] = [
-        [row[0], f"{row[1]}\u00a0{row[2]}", f"{row[3]}\u00a0{row[4]}", *(_short(row[k]) for k in kept)] for row in best
+        [row[0], f"{row[1]}\u00a0{row[2]}", f"{row[3]}\u00a0{row[4]}", *(_short(row[k]) for k in kept), _brief(str(row[looks]))]
+        for row in best
     ]
     title = table.title if len(table.rows) <= rows else f"{table.title}: the best {rows} of {len(table.rows)}"
-    return Table(title, ["rank", "residue", "residue′", *(COLUMNS[k][1] for k in kept)], shown)
+    return Table(title, ["rank", "residue", "residue′", *(COLUMNS[k][1] for k in kept), COLUMNS[looks][1]], shown)
+
+
+def _brief(warnings: str) -> str:
+    """Warnings in the few words that a column has room for."""
+    for pattern, word in _BRIEF:
+        warnings = re.sub(pattern, word, warnings)
+    return warnings
 
 
 def _short(value: float | str | None) -> float | str | None:
@@ -233,7 +258,8 @@ def _summary(table: Scan) -> str:
         "Rows are ranked by net: what closing the loop takes from the unfolded chain, less the strain of the bridge and what "
         "bringing the residues to its length costs. It is a score to choose experiments by, no prediction of stability."
     )
-    return text + ("\n\n" + "; ".join(table.notes) + "." if table.notes else "")
+    notes = "; ".join(table.notes)
+    return text + (f"\n\n{notes[0].upper()}{notes[1:]}." if notes else "")
 
 
 def _top(table: Scan, count: int) -> list[Candidate]:
@@ -241,31 +267,29 @@ def _top(table: Scan, count: int) -> list[Candidate]:
 
 
 def _bonds(table: Scan) -> Table:
-    rows: list[list[float | str | None]] = [
-        [
-            str(b), b.status, b.distance, b.chi3, *b.chi1, b.energy, b.strain, None if b.length is None else float(b.length),
-            " ".join(x for x in (b.conformer and f"conformer {b.conformer}", b.symmetry and f"mate {b.symmetry}") if x),
-        ]
-        for b in table.bonds
-    ]  # fmt: skip
-    heads = [
-        "bond",
-        "status",
-        "S–S",
-        "χ3",
-        "χ1",
-        "χ1′",
-        "strain",
-        "dihedral strain",
-        "loop",
-        "",
-    ]
-    return Table("Bonds that are there (kcal/mol, Å, degrees)", heads, [[None if x != x else x for x in row] for row in rows])
+    heads = ["bond", "status", "S–S", "χ3", "χ1", "χ1′", "strain", "dihedral", "loop"]
+    rows: list[list[float | str | None]] = []
+    remarks: list[str] = []
+    for b in table.bonds:
+        numbers = [b.distance, b.chi3, *b.chi1, b.energy, b.strain]
+        plain = [None if math.isnan(value) else round(value, 2) for value in numbers]
+        rows.append([_together(str(b)), b.status, *plain, None if b.length is None else float(b.length)])
+        where = (b.conformer and f"conformer {b.conformer}", b.symmetry and f"mate {b.symmetry}")
+        remarks.append(" ".join(word for word in where if word))
+    if any(remarks):
+        heads.append("where")
+        rows = [[*row, remark] for row, remark in zip(rows, remarks, strict=True)]
+    return Table("Bonds that are there (kcal/mol, Å, degrees)", heads, rows)
+
+
+def _together(pair: str) -> str:
+    """A pair that a narrow column does not break."""
+    return pair.replace("–", "\u2060–\u2060")
 
 
 def _picks(table: Scan) -> Table:
     rows: list[list[float | str | None]] = [
-        [str(p.candidate), p.gain, p.net, "; ".join(p.candidate.warnings)] for p in table.picks
+        [_together(str(p.candidate)), round(p.gain, 2), round(p.net, 2), "; ".join(p.candidate.warnings)] for p in table.picks
     ]
     return Table("Bonds that go together (kcal/mol)", ["pair", "gain on top", "net", "look at"], rows)
 
@@ -296,8 +320,10 @@ def _map(table: Scan) -> Figure:
     own = np.array([(k, p) for k, p in enumerate(table.sites.partner) if p > k], dtype=np.int64).reshape(-1, 2)
     if len(own):
         series.append(Series("bonds that are there", at[own].ravel().tolist(), at[own[:, ::-1]].ravel().tolist(), "points"))
+    short, _, chains = label.partition("; ")
     caption = "Below the diagonal what is near, above it what could be bonded; bonds that are there stand on both sides."
-    return Figure("Contact map", label, label, series, caption=caption, equal=True)
+    caption += f" By {chains}." if chains else ""
+    return Figure("Contact map", short, short, series, caption=caption, equal=True)
 
 
 def _arc(start: float, end: float) -> tuple[list[float], list[float]]:
@@ -335,12 +361,13 @@ def _strip(table: Scan) -> Figure:
         if np.isfinite(net[k]) and table.sites.partner[table.pairs[k, 0]] < 0:
             best[table.pairs[k]] = net[k]
     shown = np.isfinite(best) & (best > -4)
-    series = [Series("best net it takes part in (kcal/mol)", at[shown].tolist(), best[shown].tolist(), "bars")]
+    mark: Mark = "bars" if len(at) <= _BARS else "points"
+    series = [Series("best net it takes part in (kcal/mol)", at[shown].tolist(), best[shown].tolist(), mark)]
     for kind, mask, level in (("proline", table.sites.proline, -4.4), ("glycine", table.sites.glycine, -4.8)):
         if mask.any():
             series.append(Series(kind, at[mask].tolist(), [level] * int(mask.sum()), "points"))
     bonded = table.sites.partner >= 0
     if bonded.any():
         series.append(Series("bonded cysteine", at[bonded].tolist(), [-5.2] * int(bonded.sum()), "points"))
-    caption = "Residues without a bar have no partner above −4 kcal/mol."
+    caption = f"Residues without a {'bar' if mark == 'bars' else 'point'} have no partner above −4 kcal/mol."
     return Figure("Residues", label, "net (kcal/mol)", series, caption=caption)

@@ -166,14 +166,17 @@ def _measured(structure: Structure, s: Sulfur, t: Sulfur, distance: float, state
 
 def _torsions(s: Sulfur, t: Sulfur) -> tuple[tuple[float, float], tuple[float, float], float, tuple[float, float]]:
     """χ1, χ2, χ3 and θ."""
-    chi1 = (_turn(s.nitrogen, s.alpha, s.beta, s.position), _turn(t.nitrogen, t.alpha, t.beta, t.position))
-    chi2 = (_turn(s.alpha, s.beta, s.position, t.position), _turn(t.alpha, t.beta, t.position, s.position))
-    theta = (float(angle(s.alpha, s.beta, s.position)), float(angle(t.alpha, t.beta, t.position)))
-    return chi1, chi2, _turn(s.beta, s.position, t.position, t.beta), theta
-
-
-def _turn(*atoms: Floats) -> float:
-    return float(torsion(*atoms)) if np.isfinite(np.array(atoms)).all() else math.nan
+    chains = [
+        (s.nitrogen, s.alpha, s.beta, s.position),
+        (t.nitrogen, t.alpha, t.beta, t.position),
+        (s.alpha, s.beta, s.position, t.position),
+        (t.alpha, t.beta, t.position, s.position),
+        (s.beta, s.position, t.position, t.beta),
+    ]
+    atoms = np.array(chains)  # (5, 4, 3); nan where an atom is missing
+    turns = torsion(*atoms.transpose(1, 0, 2)).tolist()
+    bends = angle(*atoms[:2, 1:].transpose(1, 0, 2)).tolist()
+    return (turns[0], turns[1]), (turns[2], turns[3]), turns[4], (bends[0], bends[1])
 
 
 def _mates(structure: Structure) -> Iterator[Disulfide]:

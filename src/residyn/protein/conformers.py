@@ -24,7 +24,7 @@ class Group:
     @property
     def protein(self) -> bool:
         """Whether it is an amino acid of a chain, and no ligand or water."""
-        return any(_amino_acid(residue) for residue in self.members)
+        return any(amino_acid(residue) for residue in self.members)
 
     def residue(self, label: str) -> Any:
         """The residue of the conformer `label`, or the likeliest one where that conformer is not described."""
@@ -72,7 +72,8 @@ def nothing() -> Floats:
     return np.full(3, np.nan)
 
 
-def _amino_acid(residue: Any) -> bool:
+def amino_acid(residue: Any) -> bool:
+    """Whether a gemmi residue is an amino acid of a chain: by name, or by a backbone where the name says nothing."""
     import gemmi
 
     if residue.entity_type == gemmi.EntityType.NonPolymer and residue.het_flag == "H":

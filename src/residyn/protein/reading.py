@@ -12,15 +12,13 @@ from typing import Any
 import numpy as np
 
 from residyn.errors import InputError, require
+from residyn.protein.chains import PEPTIDE, parted, separate, tangled
 from residyn.protein.conformers import Group, chosen_label, groups, nothing
 from residyn.protein.geometry import ideal_beta
 from residyn.protein.structure import BACKBONE, Annotation, Floats, Ints, Residue, Structure, Sulfur
 
 LIMIT = 2 * 1024**3
 """Bytes of text at most: a gzip file may claim to hold any number."""
-
-PEPTIDE = 2.0
-"""Å; a C–N distance below it is a peptide bond (1.33 Å), whatever the numbers say."""
 
 _ASCII = bytes(byte if 0 < byte < 128 else ord("?") for byte in range(256))
 _PREDICTED = (b"ALPHAFOLD", b"ESMFOLD", b"ROSETTAFOLD", b"COLABFOLD", b"_MA_QA_METRIC", b"PLDDT")
@@ -126,30 +124,14 @@ def _unpacked(data: bytes, name: str) -> bytes:
 
 def _parsed(data: bytes, name: str) -> tuple[Any, list[str]]:
     """The gemmi structure with its first model only, and what had to be repaired."""
-    import gemmi
-
     # names are ASCII in both forms; one byte stays one column
     text = data.removeprefix(b"\xef\xbb\xbf").translate(_ASCII).decode("ascii")
     head = text[:4096].lstrip().lower()
     cif = head.startswith("data_") or "\ndata_" in head or "\nloop_" in head
-    problems: list[str] = []
-    notes: list[str] = []
-    structure = None
-    for width in (0,) if cif else (0, 78, 72):
-        try:
-            if cif:
-                structure = gemmi.make_structure_from_block(_block(gemmi.cif.read_string(text)))
-            else:
-                structure = gemmi.read_pdb_string(text, max_line_length=width)
-        except (RuntimeError, ValueError, IndexError, KeyError, OverflowError, UnicodeError) as error:
-            problems.append(" ".join(str(error).split()))
-            continue
-        if width:
-            notes.append(f"columns beyond {width} were left out: {problems[0][:90]}")
-        break
-    if structure is None:
-        form = "mmCIF" if cif else "PDB"
-        raise InputError(f"`path` must be a PDB or mmCIF file, got {name!r}, which is no {form} file: {problems[0][:120]}")
+    structure, notes = _from_cif(text, name) if cif else _from_pdb(text, name)
+    if not cif and len(structure) and tangled(structure[0]):
+        structure, notes = _from_pdb(parted(text), name, split=True)
+        notes += separate(structure[0])
     if not len(structure) or not any(len(chain) for chain in structure[0]):
         raise InputError(f"`path` must be a PDB or mmCIF file with atoms, got {name!r} without any; is it a structure file?")
     if len(structure) > 1:
@@ -158,6 +140,55 @@ def _parsed(data: bytes, name: str) -> tuple[Any, list[str]]:
     structure.merge_chain_parts()
     structure.setup_entities()
     return structure, notes
+
+
+_ERRORS = (RuntimeError, ValueError, IndexError, KeyError, OverflowError, UnicodeError)
+"""What gemmi raises on files it cannot read."""
+
+
+def _from_cif(text: str, name: str) -> tuple[Any, list[str]]:
+    import gemmi
+
+    try:
+        return gemmi.make_structure_from_block(_block(gemmi.cif.read_string(text))), []
+    except _ERRORS as error:
+        raise _unreadable("mmCIF", name, error) from error
+
+
+def _from_pdb(text: str, name: str, *, split: bool = False) -> tuple[Any, list[str]]:
+    """As it stands; else without what is beyond column 78, or 72; else its first model alone. Chains split at TER, or not."""
+    import gemmi
+
+    first = None
+    for width, models in ((0, True), (78, True), (72, True), (0, False)):
+        try:
+            part = text if models else _first_model(text)
+            found = gemmi.read_pdb_string(part, max_line_length=width, split_chain_on_ter=split)
+        except _ERRORS as error:
+            first = first or error
+            continue
+        if first is None:
+            return found, []
+        cut = f"columns beyond {width}" if width else "all models but the first"
+        return found, [f"{cut} were left out: {' '.join(str(first).split())[:90]}"]
+    raise _unreadable("PDB", name, first)
+
+
+def _unreadable(form: str, name: str, error: Exception | None) -> InputError:
+    words = " ".join(str(error).split())[:120]
+    return InputError(f"`path` must be a PDB or mmCIF file, got {name!r}, which is no {form} file: {words}")
+
+
+def _first_model(text: str) -> str:
+    """Lines up to the end of the first model, without the MODEL record itself."""
+    kept: list[str] = []
+    for line in text.splitlines(keepends=True):
+        record = line[:6].rstrip().upper()
+        if record == "ENDMDL" or (record == "MODEL" and any(row.startswith(("ATOM", "HETATM")) for row in kept)):
+            break
+        if record != "MODEL":
+            kept.append(line)
+    return "".join(kept)
 
 
 def _block(document: Any) -> Any:

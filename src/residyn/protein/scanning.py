@@ -27,6 +27,8 @@ MAX_STRAIN = 10.0
 """kcal/mol; nine tenths of native bonds have less than 2.2 in rigid crystal structures."""
 
 TEMPERATURE = 298.15
+_UNSURE = 8.0
+"""kcal/mol; above `max_strain` by this, after the first round of rotations, a pair is left as it is: it ends at the bottom."""
 T = TypeVar("T", Bridge, Flexibility)
 _SPAN = re.compile(r"(?:(?P<chain>[^:]+):)?(?P<first>-?\d+)(?:-(?P<last>-?\d+))")
 
@@ -85,10 +87,10 @@ def scan(
         usable = np.isfinite(moves.variance) & (moves.variance > 0)
         stands = np.linalg.norm(ends[:, 1, 2] - ends[:, 0, 2], axis=1)
         least = np.maximum(stands - WINDOW[1], 0) ** 2 * 0.5 * kT / np.where(usable, moves.variance, 1.0)
-        keep = usable & (least <= 2 * max_strain)
+        keep = usable & ((least <= 2 * max_strain) | (sites.partner[pairs[:, 0]] == pairs[:, 1]))
         pairs, ends, moves = pairs[keep], ends[keep], _only(moves, keep)
-    bridge = best_bridges(ends, None if moves is None else kT / moves.variance)
-    keep = bridge.energy <= max_strain
+    bridge = best_bridges(ends, None if moves is None else kT / moves.variance, hopeless=max_strain + _UNSURE)
+    keep = (bridge.energy <= max_strain) | (sites.partner[pairs[:, 0]] == pairs[:, 1])  # a bond that is there is a row
     pairs, bridge = pairs[keep], _only(bridge, keep)
     length, entropy = _loops(structure, sites, pairs, stiffness)
     gain = -temperature * entropy / 1000
@@ -180,7 +182,7 @@ def _phi(structure: Structure) -> Floats:
 
 
 def _window(structure: Structure, sites: Sites) -> Ints:
-    """Pairs that may be looked at: Cβ–Cβ in the window, Cα in contact, neither excluded, vicinal, or bonded elsewhere."""
+    """Pairs to look at: Cβ–Cβ in the window, Cα in contact, neither excluded, vicinal, or bonded elsewhere; and all bonds."""
     open_ = np.flatnonzero(sites.usable & ~sites.excluded)
     if len(open_) < 2:
         return np.zeros((0, 2), dtype=np.int64)
@@ -190,10 +192,12 @@ def _window(structure: Structure, sites: Sites) -> Ints:
     i, j = pairs.T
     wide = np.linalg.norm(beta[i] - beta[j], axis=1) >= sites.window[0]
     contact = np.linalg.norm(alpha[i] - alpha[j], axis=1) <= GNM_CUTOFF
-    free = (sites.partner[i] < 0) & (sites.partner[j] < 0) | (sites.partner[i] == j)
+    free = (sites.partner[i] < 0) & (sites.partner[j] < 0)
     chain = structure.chain_index
     vicinal = (chain[i] == chain[j]) & (np.abs(structure.position[i] - structure.position[j]) < 2)
-    kept: Ints = pairs[wide & contact & free & ~vicinal]
+    bonded = open_[(sites.partner[open_] > open_) & np.isin(sites.partner[open_], open_)]
+    there = np.stack([bonded, sites.partner[bonded]], axis=1)
+    kept: Ints = np.concatenate([pairs[wide & contact & free & ~vicinal], there])
     return kept[np.lexsort((kept[:, 1], kept[:, 0]))]
 
 
@@ -224,25 +228,24 @@ def _loops(structure: Structure, sites: Sites, pairs: Ints, stiffness: float) ->
 
 
 def _marginal(place: Floats, pairs: Ints, closed: Ints, stiffness: float) -> Floats:
-    """ΔS of each pair given the closed bonds (itself not among them): its length less what it shares with them."""
+    """ΔS of each pair given the closed bonds (itself not among them): its length less what it shares with them.
+
+    With M = 1/g + C of the closed bonds the shared part is n·M⁻¹·nᵀ; a bond's own length given the others is 1/(M⁻¹)_bb - 1/g.
+    """
     own = torch.from_numpy(place[pairs])
     effective = (own[:, 1] - own[:, 0]).abs()
     if len(closed):
         known = torch.from_numpy(place[closed])
-        effective = effective - _shared(own, known, stiffness)
-        for row in np.flatnonzero((pairs[:, None] == closed).all(axis=2).any(axis=1)):
-            others = known[~(closed == pairs[row]).all(axis=1)]
-            alone = (own[row, 1] - own[row, 0]).abs()
-            effective[row] = alone - (_shared(own[row : row + 1], others, stiffness)[0] if len(others) else 0.0)
+        inside = loop_overlaps(known, known) + torch.eye(len(known), dtype=torch.float64) / stiffness
+        factor = torch.linalg.cholesky(inside)
+        half = torch.linalg.solve_triangular(factor, loop_overlaps(own, known).T, upper=False)
+        effective = effective - half.square().sum(0)
+        alone = (1 / torch.cholesky_inverse(factor).diagonal() - 1 / stiffness).numpy()
+        code, bonds = (np.sort(ends, axis=1) @ (len(place), 1) for ends in (pairs, closed))
+        here, which = np.nonzero(np.isin(code, bonds))[0], {int(bond): k for k, bond in enumerate(bonds)}
+        effective[here] = torch.from_numpy(alone[[which[int(code[k])] for k in here]])
     found: Floats = (-1.5 * R * torch.log1p(stiffness * effective.clamp_min(0))).numpy()
     return found
-
-
-def _shared(pairs: torch.Tensor, known: torch.Tensor, stiffness: float) -> torch.Tensor:
-    """n·(1/g + C)⁻¹·nᵀ, row by row."""
-    inside = loop_overlaps(known, known) + torch.eye(len(known), dtype=torch.float64) / stiffness
-    half = torch.linalg.solve_triangular(torch.linalg.cholesky(inside), loop_overlaps(pairs, known).T, upper=False)
-    return half.square().sum(0)
 
 
 def _only(what: T, keep: np.ndarray) -> T:

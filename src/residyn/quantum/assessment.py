@@ -107,7 +107,7 @@ def section(
     name: str, molecule: Molecule, runs: list[Trajectory], spectrum: Spectrum, response: Excitations | None, wish: Wish
 ) -> Section:
     """What was found, as a section; see `assess`."""
-    peaks = [peak for peak in spectrum.peaks(max_ev=wish.max_ev)]
+    peaks = spectrum.peaks(max_ev=wish.max_ev)
     rows = lines(peaks, response, wish.max_ev)
     title = f"Absorption of {molecule.name} ({molecule.xc.upper()}/{molecule.basis})"
     return Section(
@@ -217,12 +217,12 @@ def _summary(molecule: Molecule, runs: list[Trajectory], spectrum: Spectrum, pea
     told = "no line" if strongest is None else f"{len(peaks)} lines, the strongest at {strongest.energy_ev:.3f} eV"
     seconds = sum(run.seconds for run in runs)
     text = (
-        f"{molecule.electrons} electrons in {molecule.n} functions, E = {molecule.energy:.6f} hartree; kicked along x, y and z and "
-        f"propagated for {spectrum.duration:g} a.u. ({spectrum.duration * 0.0241888:.1f} fs) in {seconds:.0f} s: {told}."
+        f"{molecule.electrons} electrons in {molecule.n} functions, E = {molecule.energy:.6f} hartree; kicked along x, y, z "
+        f"and propagated for {spectrum.duration:g} a.u. ({spectrum.duration * 0.0241888:.1f} fs) in {seconds:.0f} s: {told}."
     )
     return text + (
-        " For the lines of a small molecule alone linear response is the better tool: it took a moment here. Real time is for broad "
-        "spectra of larger ones, strong fields, pulses and what happens in between."
+        " For the lines of a small molecule alone linear response is the better tool: it took a moment here. Real time is for "
+        "broad spectra of larger ones, strong fields, pulses and what happens in between."
     )
 
 

@@ -1,6 +1,6 @@
 """Renders a `Result`: text, JSON, CSV, or one self-contained HTML page."""
 
 from residyn.report.terminal import headline, render, text
-from residyn.report.writing import check, html, write
+from residyn.report.writing import check, html, put, write
 
-__all__ = ["check", "headline", "html", "render", "text", "write"]
+__all__ = ["check", "headline", "html", "put", "render", "text", "write"]

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from residyn.errors import require
+from residyn.report import heat
 from residyn.report.svg import COLOURS, INK, MUTED, PAPER, RULE, inline
 from residyn.report.words import clean, number, plural, power_text
 from residyn.results import Figure, Series
@@ -103,9 +104,13 @@ def draw(figure: Figure, uid: str) -> Drawing:
     with style.context(["default", _RC]):
         canvas = canvas_of(figsize=(5.0, 5.0) if figure.equal else (6.6, 3.7), layout="constrained")
         axes = canvas.subplots()
-        _scale(axes, figure, curves)
-        handles = _draw_all(axes, figure.series, curves)
-        _finish(canvas, axes, figure, handles)
+        if figure.series and all(one.mark == "heat" for one in figure.series):
+            canvas.set_size_inches(6.6, 0.9 + 0.36 * len(figure.series))
+            heat.draw(axes, figure)
+        else:
+            _scale(axes, figure, curves)
+            handles = _draw_all(axes, figure.series, curves)
+            _finish(canvas, axes, figure, handles)
         page = io.StringIO()
         canvas.savefig(page, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     return Drawing(inline(page.getvalue(), uid, clean(figure.title), _describe(figure)), _note(figure.series, curves))
@@ -238,6 +243,7 @@ _MARKS: dict[str, Callable[[Axes, _Curve, int, int, str], Any]] = {
     "points": _points,
     "band": _band,
     "bars": _bars,
+    "heat": _points,  # beside other marks a row of cells has no place of its own
 }
 
 

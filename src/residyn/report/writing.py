@@ -49,10 +49,23 @@ def write(result: Result, path: str | os.PathLike[str]) -> None:
     check(path)
     form = {".html": html, ".json": Result.to_json, ".csv": _csv, ".txt": terminal.text}
     content = form[Path(path).suffix.lower()](result)
+    put(path, content if content.endswith("\n") else content + "\n")
+
+
+def put(path: str | os.PathLike[str], content: str | bytes) -> None:
+    """Write a file beside its place and then move it there, so that a reader never sees half of it.
+
+    Args:
+        path: The file.
+        content: What it is to hold.
+
+    Raises:
+        ResidynError: If the disk refuses it.
+    """
     target = Path(os.path.realpath(path))
     draft = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
-        draft.write_text(content if content.endswith("\n") else content + "\n", "utf-8", errors="backslashreplace")
+        draft.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8", errors="backslashreplace"))
         draft.replace(target)
     except OSError as error:
         raise ResidynError(f"{str(path)!r} could not be written: {error.strerror}; nothing was changed there") from error

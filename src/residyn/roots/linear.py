@@ -87,7 +87,7 @@ class DenseSolver:
     def __call__(self, r: Tensor) -> Tensor:
         """d, of the shape of r; nan where M is singular."""
         rows = rows_of(r, self.coupled).unsqueeze(-1)
-        d = self.inverse @ rows if self.small else torch.linalg.lu_solve(self.factors, self.pivots, rows)
+        d = torch.bmm(self.inverse, rows) if self.small else torch.linalg.lu_solve(self.factors, self.pivots, rows)
         return d.reshape(r.shape)
 
 

@@ -128,6 +128,8 @@ def combine(x: Tensor | None, h: Time, weights: Any, ks: list[Tensor]) -> Tensor
 
     `h` and the weights are floats, or tensors that broadcast to x where each sample has its own.
     """
+    if isinstance(h, float) and type(weights) is tuple:
+        return _combine(x, h, weights, ks)
     total, owned = x, False
     for w, k in zip(weights, ks, strict=False):
         if isinstance(w, float) and w == 0.0:
@@ -136,7 +138,6 @@ def combine(x: Tensor | None, h: Time, weights: Any, ks: list[Tensor]) -> Tensor
             if total is None:
                 total = k * (h * w)
             else:
-                # in place once the sum is ours: half the memory traffic, and autograd saves nothing of an addition
                 total = total.add_(k, alpha=h * w) if owned else torch.add(total, k, alpha=h * w)
         elif isinstance(h, Tensor) and isinstance(w, float):
             total = k * (h * w) if total is None else torch.addcmul(total, k, h, value=w)
@@ -144,6 +145,19 @@ def combine(x: Tensor | None, h: Time, weights: Any, ks: list[Tensor]) -> Tensor
             hw = h * w
             total = k * hw if total is None else torch.addcmul(total, k, hw.to(k.dtype))
         owned = True
+    return torch.zeros_like(ks[0]) if total is None else total
+
+
+def _combine(x: Tensor | None, h: float, weights: tuple[float, ...], ks: list[Tensor]) -> Tensor:
+    """`combine` of numbers, which every stage is."""
+    total, owned = x, False
+    for w, k in zip(weights, ks, strict=False):
+        if w == 0.0:
+            continue
+        if owned:  # in place once the sum is ours: half the memory traffic, and autograd saves nothing of an addition
+            total.add_(k, alpha=h * w)  # type: ignore[union-attr]
+        else:
+            total, owned = k * (h * w) if total is None else torch.add(total, k, alpha=h * w), True
     return torch.zeros_like(ks[0]) if total is None else total
 
 

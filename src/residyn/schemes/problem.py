@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from residyn.branch import Autonomous
+from residyn.branch import Autonomous, Symmetric
 from residyn.errors import InputError
 from residyn.results import Outcome
 from residyn.roots.linear import is_coupled
@@ -76,6 +76,13 @@ class Rhs:
             hint = "it looks as if f takes (x, t); f is called as f(t, x)" if k.ndim == 0 else "return dx/dt"
             return f"`f` must return the shape of x, {tuple(self.shape)}, got {tuple(k.shape)}; {hint}"
         return f"`f` must return the dtype of x, {self.dtype}, got {k.dtype}; convert x0 or the parameters of f"
+
+
+def solves_itself(f: Field) -> Symmetric | None:
+    """The branch, if f is a linear one that solves its own equations and nothing is wrapped around it."""
+    if not isinstance(f, Rhs) or f.args or f.layout is not None or not isinstance(f.f, Autonomous):
+        return None
+    return f.f.branch if isinstance(f.f.branch, Symmetric) else None
 
 
 def evaluate_once(f: Field, t: Time, x: Tensor, scheme: str) -> Tensor:

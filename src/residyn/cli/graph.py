@@ -1,0 +1,110 @@
+"""`residyn graph`: what depth does to features on a graph, how large a step may be, and what to do about it."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from residyn import provenance, report
+from residyn.cli.options import Debug, Json, Output, Seed
+from residyn.cli.output import emit, say, show
+from residyn.errors import InputError
+from residyn.results import Result
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+def graph(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="Edge list, .graphml, .mtx or .npz.")],
+    output: Output = None,
+    labels: Annotated[
+        str | None, typer.Option("--labels", metavar="FILE", help="A node and its class a line; or a GraphML attribute.")
+    ] = None,
+    features: Annotated[
+        str | None, typer.Option("--features", metavar="FILE", help="A node and its numbers a line; or an .npy array.")
+    ] = None,
+    nodes: Annotated[int | None, typer.Option("--nodes", metavar="N", help="Number of nodes, isolated ones too.")] = None,
+    depth: Annotated[int, typer.Option("--depth", metavar="K", help="Steps of diffusion to look at.")] = 64,
+    eta: Annotated[float, typer.Option("--eta", metavar="η", help="Size of a residual step.")] = 0.5,
+    anchor: Annotated[float, typer.Option("--anchor", metavar="α", help="Pull back to the start, in (0, 1).")] = 0.1,
+    implicit: Annotated[float, typer.Option("--implicit", metavar="h", help="Size of an implicit step.")] = 1.0,
+    layers: Annotated[int, typer.Option("--layers", metavar="L", help="Layers of the trained network; 0: none.")] = 16,
+    epochs: Annotated[int, typer.Option("--epochs", metavar="N", help="Training steps at most.")] = 200,
+    seed: Seed = 0,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Energy by depth of plain, residual, anchored and implicit steps; the largest stable step; advice; node classes."""
+    _check(output, depth, eta, anchor, implicit, layers, epochs)
+    began, started = time.perf_counter(), provenance.now()
+    from residyn.graph.assessment import Wish, assess
+    from residyn.graph.depth import Law
+    from residyn.graph.reading import read
+
+    given = read(file, nodes=nodes, labels=labels, features=features)
+    wish = Wish(depth, Law(eta, anchor, implicit), layers, epochs, seed)
+    with _one_thread(), _bar() as progress:
+        section = assess(given, name=Path(file).name, wish=wish, progress=progress)
+    seconds = time.perf_counter() - began
+    options = {"labels": labels, "features": features, "nodes": nodes, "depth": depth, "eta": eta, "anchor": anchor}
+    options |= {"implicit": implicit, "layers": layers, "epochs": epochs, "seed": seed}
+    words = [word for key, value in options.items() if value is not None for word in (f"--{key}", str(value))]
+    command = shlex.join(["residyn", "graph", file, *words])
+    section = replace(section, seconds=seconds)
+    result = Result("graph", section.title, [section], command, seed, provenance.versions(), started, seconds)
+    if output is not None:
+        report.write(result, output)
+        say(f"{report.headline(result)}; written to {output}")
+    if as_json:
+        emit(result.to_json())
+    elif output is None:
+        show(result)
+    raise typer.Exit(1 if result.verdict == "fail" else 0)
+
+
+def _check(output: str | None, depth: int, eta: float, anchor: float, implicit: float, layers: int, epochs: int) -> None:
+    if output is not None:
+        report.check(output)
+    for name, value, least in (("depth", depth, 1), ("layers", layers, 0), ("epochs", epochs, 1)):
+        if value < least:
+            raise InputError(f"`--{name}` must be at least {least}, got {value}")
+    if not 0 < anchor < 1:
+        raise InputError(f"`--anchor` must lie in (0, 1), got {anchor:g}; 0.1 is usual")
+    for name, size in (("eta", eta), ("implicit", implicit)):
+        if not 0 < size < float("inf"):
+            raise InputError(f"`--{name}` must be > 0, got {size:g}")
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """One thread, so that sums do not depend on how many there are."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def _bar() -> Iterator[Callable[[float, str], None] | None]:
+    """A progress bar on standard error, where that is a terminal."""
+    if sys.stderr is None or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True, highlight=False), transient=True) as progress:
+        task = progress.add_task("graph", total=1.0)
+        yield lambda share, text: progress.update(task, completed=share, description=text)

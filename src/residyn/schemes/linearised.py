@@ -1,0 +1,65 @@
+"""f near the start of a step, and linear systems in I - hγ·∂f/∂x: written out where they are small, by Krylov where not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from residyn.roots.linear import DENSE_LIMIT, DenseSolver, forward_product, gmres, jacobian, rows_of
+from residyn.schemes.base import Field, Time
+from residyn.schemes.problem import coupled, evaluate_once
+
+_DENSE_ENTRIES = 2**20
+"""Up to so many entries in all, a factorisation (0.1 s) beats GMRES, which diffusion on a fine grid makes slow."""
+
+
+class Linearisation:
+    """∂f/∂x at the start of a step, computed once however often the step is tried."""
+
+    def __init__(self, f: Field, t: Time, x: Tensor) -> None:
+        self.leaf = x.detach().requires_grad_()
+        with torch.enable_grad():
+            self.image = evaluate_once(f, t, self.leaf, "an implicit scheme")
+        self.coupled = coupled(f, t, self.image, self.leaf)
+        self.size = rows_of(x, self.coupled).shape[1]
+        self._matrix: Tensor | None = None
+
+    @property
+    def dense(self) -> bool:
+        """Whether the Jacobian is small enough to be written out: for few samples a larger one is."""
+        return self.size <= DENSE_LIMIT or self.leaf.numel() * self.size <= _DENSE_ENTRIES
+
+    def matrix(self) -> Tensor:
+        """The Jacobian, `(B, n, n)`."""
+        if self._matrix is None:
+            self._matrix = jacobian(self.image, self.leaf, self.coupled)
+        return self._matrix
+
+
+def linear_solver(here: Linearisation, weight: Time) -> Callable[[Tensor], Tensor]:
+    """r → (I - weight·J)⁻¹·r."""
+    if not here.dense:
+        return _KrylovSolver(here, weight)
+    matrix = here.matrix()
+    scaled = matrix * (weight.reshape(-1, 1, 1) if isinstance(weight, Tensor) else weight)
+    return DenseSolver(torch.eye(here.size, dtype=matrix.dtype, device=matrix.device) - scaled, here.coupled)
+
+
+class _KrylovSolver:
+    """r → (I - hγ·J)⁻¹·r by GMRES, J·v by differentiating twice backwards on the graph of one evaluation."""
+
+    def __init__(self, here: Linearisation, weight: Time) -> None:
+        self.here, self.weight = here, weight
+        self.forward = forward_product(here.image, here.leaf)
+
+    def __call__(self, r: Tensor) -> Tensor:
+        """The solution, to a relative residual that Newton's own convergence does not notice."""
+        coupled = self.here.coupled
+
+        def product(v: Tensor) -> Tensor:
+            shaped = v.reshape(r.shape)
+            return rows_of(shaped - self.weight * self.forward(shaped), coupled)
+
+        return gmres(product, rows_of(r, coupled), tol=1e-3, max_products=200, restart=50).x.reshape(r.shape)
