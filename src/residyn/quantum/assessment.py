@@ -73,7 +73,7 @@ def assess(
         InputError: If something asked breaks its rule.
         SolveError: If the ground state does not converge or a run ends early.
     """
-    if not (math.isfinite(wish.max_ev) and 0 < wish.max_ev < math.pi / wish.dt * HARTREE_EV):
+    if wish.dt > 0 and not (math.isfinite(wish.max_ev) and 0 < wish.max_ev < math.pi / wish.dt * HARTREE_EV):
         raise InputError(f"`max_ev` must lie below π/dt, {math.pi / wish.dt * HARTREE_EV:.0f} eV, got {wish.max_ev:g}")
     say = progress or (lambda share, text: None)
     say(0.0, "ground state")
@@ -88,15 +88,9 @@ def assess(
             say((i + share) / 3, f"kick along {axis}: {text}")
 
         kick = tuple(wish.kick * (k == i) for k in range(3))
-        options = {
-            "dt": wish.dt,
-            "duration": wish.duration,
-            "kick": kick,
-            "fock": wish.fock,
-            "checkpoint": file,
-            "progress": tell,
-        }
-        runs.append(propagate(molecule, **options))
+        runs.append(
+            propagate(molecule, dt=wish.dt, duration=wish.duration, kick=kick, fock=wish.fock, checkpoint=file, progress=tell)
+        )
     spectrum = absorption(runs)
     response = excitations(molecule) if pairs(molecule) <= LIMIT and wish.fock == "linear" else None
     say(1.0, "done")
