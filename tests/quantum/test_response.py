@@ -259,3 +259,7 @@ def test_transforms_of_a_damped_wave_are_lorentzians():
     assert np.abs(fourier(signal, 0.1, omega) - exact).max() < 2e-3 * np.abs(exact).max() + math.exp(-6) / 0.03
     assert np.abs(pade(signal[:401], 0.1, omega) - exact).max() < 2e-3 * np.abs(exact).max()
     assert torch.from_numpy(exact).is_complex()
+
+
+def test_silence_has_no_waves():
+    assert len(harmonic_inversion(np.zeros(500), 0.1, 0.05, 2.0).frequency) == 0

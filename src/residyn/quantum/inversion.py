@@ -65,6 +65,8 @@ def _window(c: np.ndarray, dt: float, K: int, trial: np.ndarray) -> np.ndarray:
     powers = np.exp(1j * dt * np.outer(trial, np.arange(2 * K + 1)))  # z^-n
     U0, U1, U2 = (_operator(c, powers, K, p) for p in range(3))
     left, values, right = scipy.linalg.svd(U0)
+    if not values[0] > 0:  # no signal: a direction in which nothing moves
+        return np.zeros((3, 0), dtype=np.complex128)
     rank = max(1, int((values > _RANK * values[0]).sum()))
     half = 1 / np.sqrt(values[:rank])
     a, b = left[:, :rank] * half, right[:rank].conj().T * half
