@@ -7,12 +7,14 @@ import importlib
 import io
 import os
 import platform
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 MODULES = (
-    "solvers", "memory", "imports", "spectral_norm", "equilibrium",
+    "solvers",
+    "compiled", "memory", "imports", "spectral_norm", "equilibrium",
     "stiff", "calibrate", "protein", "graph", "bounds",
     "robust", "unet",
 )  # fmt: skip
@@ -56,20 +58,36 @@ def printed(job: Callable[[], object]) -> str:
 
 
 def main(arguments: list[str]) -> None:
-    """Run all, or the named ones, and write the page (not with `--quick`)."""
+    """Run all, or the named ones, and write their sections of the page; with `--quick` show them instead."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     quick = "--quick" in arguments
     names = [name for name in arguments if not name.startswith("-")] or list(MODULES)
+    unknown = [name for name in names if name not in MODULES]
+    if unknown:
+        sys.exit(f"no benchmark is called {unknown[0]!r}; there are {', '.join(MODULES)}")
     from residyn.provenance import versions
 
     found = ", ".join(f"{key} {value}" for key, value in versions().items())
-    text = (
-        HEAD + f"{found}; {platform.machine()}, {os.cpu_count()} cores.\n\n" + "\n".join(table(name, quick) for name in names)
-    )
-    if quick or len(names) < len(MODULES):
-        sys.stdout.write(text)
-    else:
-        PAGE.write_text(text, "utf-8")
+    machine = f"{found}; {platform.machine()}, {os.cpu_count()} cores.\n\n"
+    sections = {} if quick else kept(PAGE)
+    for name in names:
+        sections[name] = table(name, quick)
+        if not quick:  # after each, so that what was measured outlives an interruption
+            write(sections, machine)
+    if quick:
+        sys.stdout.write("\n".join(sections[name] for name in names))
+
+
+def kept(page: Path) -> dict[str, str]:
+    """The sections that a page has, by name."""
+    text = page.read_text("utf-8") if page.exists() else ""
+    parts = re.split(r"^## ", text, flags=re.MULTILINE)[1:]
+    return {part.partition("\n")[0].strip(): f"## {part.rstrip()}\n" for part in parts}
+
+
+def write(sections: dict[str, str], machine: str) -> None:
+    """The page: sections in the order of `MODULES`."""
+    PAGE.write_text(HEAD + machine + "\n".join(sections[name] for name in MODULES if name in sections), "utf-8")
 
 
 if __name__ == "__main__":

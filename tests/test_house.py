@@ -15,7 +15,7 @@ FLOORS = (
     ("errors", "results", "provenance", "csvtext"),
     ("state", "step", "branch", "interpolation"),
     ("schemes", "roots", "gradients"),
-    ("flow", "interpolation"),
+    ("flow", "compiled", "interpolation"),
     ("analysis",),
     ("audit", "training", "testing", "compat"),
     ("inverse", "dynamics", "quantum", "protein", "graph", "nets", "robust", "transfer", "calibrate"),

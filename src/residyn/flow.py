@@ -7,7 +7,7 @@ import inspect
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -125,6 +125,7 @@ def solve(
     control: Control | None = None,
     gradient: GradientMode | None = None,
     event: Event | Sequence[Event] | None = None,
+    compile: Literal["step", "solve"] | None = None,
     throw: bool = True,
 ) -> Solution:
     """Solve x' = f(t, x, *args) from x(t[0]) = x0 and report x at each of the times.
@@ -140,6 +141,8 @@ def solve(
         control: How long steps are; `Adaptive()` if not given and the scheme has an error estimate.
         gradient: How the gradient comes back; `Replay()` if not given.
         event: What to watch for on the way, and whether to end there; times and states of events have gradients.
+        compile: `"step"` for one compiled function a step, `"solve"` for the whole solve and its gradient as compiled loops;
+            the same steps are taken. The first solve of a kind compiles, for 10 to 60 seconds; see docs/compiled.md.
         throw: Whether a numerical failure is raised; otherwise it is in the `outcome`, with what was solved before it.
 
     Returns:
@@ -159,10 +162,11 @@ def solve(
     if not isinstance(gradient, GradientMode):
         raise InputError(f"`gradient` must be a gradient mode such as Replay(), got {gradient!r}; pass an instance")
     watched = _events(event)
+    march = gradient.march if compile is None else _compiled(problem, compile, gradient, watched)
     collapsed = None if times.requires_grad or watched else _collapsed(problem)
     met: list[Occurrence] = []
     if collapsed is None:
-        x, met = _marched(problem, gradient, watched, times)
+        x, met = _marched(problem, march, watched, times)
     else:
         x = collapsed
     reported = (times.T if times.ndim == 2 else times)[: len(x)]
@@ -177,7 +181,7 @@ def solve(
 
 
 def _marched(
-    problem: Problem, gradient: GradientMode, watched: tuple[Event, ...], times: Tensor
+    problem: Problem, march: Callable[[Problem], Tensor], watched: tuple[Event, ...], times: Tensor
 ) -> tuple[Tensor, list[Occurrence]]:
     """The reported states and the events, with their gradients; those by the times too, if they want any."""
     met: list[Occurrence] = []
@@ -185,10 +189,20 @@ def _marched(
     if times.requires_grad:
         problem.x0 = _shift_start(problem, times)
     problem.watch = Watch(problem, watched) if watched else None
-    x = gradient.march(problem)
+    x = march(problem)
     if watched:
         x, met = occurrences(problem, watched, x)
     return (_shift_reports(problem, times, x, start) if times.requires_grad else x), met
+
+
+def _compiled(
+    problem: Problem, tier: Literal["step", "solve"], gradient: GradientMode, watched: tuple[Event, ...]
+) -> Callable[[Problem], Tensor]:
+    """The march of a compiled tier."""
+    from residyn.compiled.march import check, march
+
+    check(problem, tier, gradient, watched)
+    return lambda problem: march(problem, tier, gradient)
 
 
 def _events(event: Event | Sequence[Event] | None) -> tuple[Event, ...]:
@@ -348,6 +362,7 @@ class Flow(nn.Module):
         scheme: As in `solve`.
         control: As in `solve`.
         gradient: As in `solve`.
+        compile: As in `solve`.
 
     Raises:
         InputError: On use, as `solve` does.
@@ -368,9 +383,11 @@ class Flow(nn.Module):
         scheme: Scheme | None = None,
         control: Control | None = None,
         gradient: GradientMode | None = None,
+        compile: Literal["step", "solve"] | None = None,
     ) -> None:
         super().__init__()
         self.f = f
+        self.compile_tier = compile
         self.span = (float(span[0]), float(span[1]))
         self.scheme = scheme or Dopri5()
         self.control = control if control is not None else default_control(self.scheme)
@@ -380,7 +397,9 @@ class Flow(nn.Module):
 
     def forward(self, x0: State) -> State:
         """The state at the end of the span; `last` keeps times, statistics and outcome."""
-        solution = solve(self.f, x0, self.span, scheme=self.scheme, control=self.control, gradient=self.gradient)
+        solution = solve(
+            self.f, x0, self.span, scheme=self.scheme, control=self.control, gradient=self.gradient, compile=self.compile_tier
+        )
         self.last = Solution(solution.t, None, solution.stats, solution.outcome)
         layout = None if isinstance(x0, Tensor) else Layout.of(x0, batched=False)
         if layout is None:

@@ -60,6 +60,11 @@ class Rhs:
             return torch.scalar_tensor(t, dtype=self._time_dtype, device=self._device)
         return t if t.dtype == self._time_dtype else t.to(self._time_dtype)  # samples' own times are kept in double precision
 
+    @property
+    def time_dtype(self) -> torch.dtype:
+        """The precision in which f gets the time."""
+        return self._time_dtype
+
     def remember(self, t: Time, x: Tensor) -> Tensor:
         """f(t, x) without autograd, kept for the first stage of the first step, which may ask for the same."""
         with torch.no_grad():
