@@ -13,6 +13,7 @@ EXPECTED = {
     "depth": {"depth.gradient.residual", "depth.gradient.plain", "depth.alike", "depth.train.residual", "depth.train.plain"},
     "wiener": {"wiener.strength", "wiener.error", "wiener.frequency", "wiener.blind", "wiener.blind.denoise"},
     "ode": {"ode.order.known.rk4", "ode.order.trained.euler", "ode.leading", "ode.continuous", "ode.work.dopri5"},
+    "tddft": {"tddft.block", "tddft.euler", "tddft.leapfrog", "tddft.unitary", "tddft.lines", "tddft.sum"},
     "calibrate": {"calibrate.ece", "calibrate.lambda", "calibrate.stationary", "calibrate.accuracy"},
     "robust": {"robust.block", "robust.network", "robust.radius.below", "robust.radius.product", "robust.trade.accuracy"},
     "graph": {"graph.energy.plain", "graph.energy.anchored", "graph.rate.karate", "graph.limit", "graph.accuracy.anchored"},

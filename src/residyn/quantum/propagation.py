@@ -103,7 +103,7 @@ def propagate(
             checking.weak(kappa)
         field = KohnSham(molecule, molecule.model(fock), pulse, absorber)
         limits = checking.limits(molecule, scheme, dt, checks=checks, driven=pulse is not None, absorbing=absorber is not None)
-        limits = limits._replace(weak=checking.WEAK if fock == "linear" else math.inf)
+        limits = limits._replace(weak=checking.WEAK if fock == "linear" and checks else math.inf)
         setup = {
             "molecule": molecule.fingerprint(),
             "scheme": repr(scheme),
