@@ -16,7 +16,7 @@ MODULES = (
     "solvers",
     "compiled", "memory", "imports", "spectral_norm", "equilibrium",
     "stiff", "calibrate", "protein", "graph", "bounds",
-    "robust", "unet",
+    "robust", "unet", "inverse", "depth",
 )  # fmt: skip
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 HEAD = """# Benchmarks

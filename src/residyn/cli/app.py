@@ -11,6 +11,8 @@ from residyn.cli import (
     atlas,
     audit,
     calibrate,
+    deblur,
+    denoise,
     disulfide,
     dynamics,
     explain,
@@ -60,6 +62,17 @@ app.command(
     "calibrate",
     epilog=examples("residyn calibrate logits.npz -o report.html", "residyn calibrate held_out.csv --test test.csv --json"),
 )(calibrate.calibrate)
+app.command(
+    "deblur",
+    epilog=examples(
+        "residyn deblur photo.png --psf gaussian:2",
+        "residyn deblur *.tif --psf psf.npy --method tv -o restored --report page.html",
+    ),
+)(deblur.deblur)
+app.command(
+    "denoise",
+    epilog=examples("residyn denoise photo.jpg -o clean.jpg", "residyn denoise *.png --method unrolled -o clean --jobs -1"),
+)(denoise.denoise)
 app.command(
     "disulfide",
     epilog=examples("residyn disulfide protein.pdb -o table.html", "residyn disulfide *.cif.gz --rigid --jobs -1 -o table.csv"),
