@@ -1,7 +1,7 @@
 """Real-time TDDFT of water in 6-31G: lines beside PySCF's linear response, Fock matrices a step, time, growth of Euler.
 
-*ours* is what was measured and *peer* what was asked, in the unit given, so that a ratio of at least 1 is a row that is reached; in the
-rows of time *ours* is CPU seconds, one thread. Needs PySCF.
+*ours* is what was measured and *peer* what was asked, in the unit given, so that a ratio of at least 1 is a row that is reached;
+in the rows of time *ours* is CPU seconds, one thread. Needs PySCF.
 """
 
 from __future__ import annotations
