@@ -185,7 +185,8 @@ def _energies(lines: list[tuple[float, float]]) -> Finding:
 def _strengths(lines: list[tuple[float, float]]) -> Finding:
     worst = max((line[1] for line in lines), default=math.inf)
     return Finding("tddft.strengths", "Largest relative distance of their strengths",
-                   "pass" if worst <= 0.01 else "fail", worst, 0.0, why="Absolute, no scale fitted. Passes within a hundredth.")  # fmt: skip
+                   "pass" if worst <= 0.01 else "fail", worst, 0.0,
+                   why="Absolute, no scale fitted. Passes within a hundredth.")  # fmt: skip
 
 
 def _total(sums: tuple[float, float]) -> Finding:
@@ -200,7 +201,8 @@ def _summary(findings: list[Finding], beside: _Beside, lines: list[tuple[float, 
         f"{'The claim holds' if holds else 'The claim does not hold as stated'}: a forward Euler step of the Kohn–Sham "
         f"equation is a residual block, and it enlarges every orbital at every dt, the deepest one by "
         f"{float(beside.factors.max()) - 1:.1%} a step at 0.02 a.u. Unitary steps keep the norm, but that is not enough: the "
-        f"leapfrog MMUT keeps it while its dipole grows by exp({_rate(beside.leap):.2f}·t). The default keeps both, with one Fock matrix a step, and its lines lie within "
+        f"leapfrog MMUT keeps it while its dipole grows by exp({_rate(beside.leap):.2f}·t). The default keeps both, with one Fock "
+        f"matrix a step, and its lines lie within "
         f"{worst:.2g} meV of linear response."
     )
 
