@@ -1,6 +1,6 @@
 """Real-time TDDFT of water in 6-31G: lines beside PySCF's linear response, Fock matrices a step, time, growth of Euler.
 
-*ours* is what was measured and *peer* what was asked, in the unit given, so that a ratio of at least 1 is a row that is reached;
+*ours* is what was measured and *peer* what was asked, in the unit given, so that a ratio of at least 1 is a row reached;
 in the rows of time *ours* is CPU seconds, one thread. Needs PySCF.
 """
 

@@ -126,8 +126,8 @@ def _lines(
 
 
 def _builds(run: Trajectory) -> Finding:
-    return Finding("tddft.builds", "Fock matrices built a step by the default", "pass" if run.builds <= run.steps + 1 else "fail",
-                   run.builds / run.steps, 1.0, why="One a step, and one to begin with.")  # fmt: skip
+    return Finding("tddft.builds", "Fock matrices built a step by the default",
+                   "pass" if run.builds <= run.steps + 1 else "fail", run.builds / run.steps, 1.0, why="One a step, and one to begin with.")  # fmt: skip
 
 
 def _exact(gap: float) -> Finding:
@@ -201,8 +201,8 @@ def _summary(findings: list[Finding], beside: _Beside, lines: list[tuple[float, 
         f"{'The claim holds' if holds else 'The claim does not hold as stated'}: a forward Euler step of the Kohn–Sham "
         f"equation is a residual block, and it enlarges every orbital at every dt, the deepest one by "
         f"{float(beside.factors.max()) - 1:.1%} a step at 0.02 a.u. Unitary steps keep the norm, but that is not enough: the "
-        f"leapfrog MMUT keeps it while its dipole grows by exp({_rate(beside.leap):.2f}·t). The default keeps both, with one Fock "
-        f"matrix a step, and its lines lie within "
+        f"leapfrog MMUT keeps it while its dipole grows by exp({_rate(beside.leap):.2f}·t). The default keeps both, with one "
+        f"Fock matrix a step, and its lines lie within "
         f"{worst:.2g} meV of linear response."
     )
 
