@@ -127,7 +127,8 @@ def _lines(
 
 def _builds(run: Trajectory) -> Finding:
     return Finding("tddft.builds", "Fock matrices built a step by the default",
-                   "pass" if run.builds <= run.steps + 1 else "fail", run.builds / run.steps, 1.0, why="One a step, and one to begin with.")  # fmt: skip
+                   "pass" if run.builds <= run.steps + 1 else "fail",
+                   run.builds / run.steps, 1.0, why="One a step, and one to begin with.")  # fmt: skip
 
 
 def _exact(gap: float) -> Finding:
