@@ -11,7 +11,7 @@ from torch import Tensor
 from residyn.roots.linear import DENSE_LIMIT, DenseSolver, forward_product, gmres, is_coupled_by, jacobian, rows_of
 from residyn.schemes.base import Field, Time
 from residyn.schemes.problem import Rhs, coupled, evaluate_once
-from residyn.state import inside_transform
+from residyn.state import differentiations, inside_transform
 
 _DENSE_ENTRIES = 2**20
 """Up to so many entries in all, a factorisation (0.1 s) beats GMRES, which diffusion on a fine grid makes slow."""
@@ -100,6 +100,27 @@ def linear_solver(here: Linearisation, weight: Time) -> Callable[[Tensor], Tenso
     matrix = here.matrix()
     scaled = matrix * (weight.reshape(-1, 1, 1) if isinstance(weight, Tensor) else weight)
     return DenseSolver(torch.eye(here.size, dtype=matrix.dtype, device=matrix.device) - scaled, here.coupled)
+
+
+def differentiable_root(
+    gap: Callable[[Tensor], Tensor], solver: Callable[[Tensor], Callable[[Tensor], Tensor]], z: Tensor
+) -> Tensor:
+    """A root of gap(z) = g(z) - z, found already, with the derivatives of the exact one, for the transforms around this call.
+
+    z + (I - ∂g/∂z)⁻¹·gap(z) has the first derivative of the root with z and ∂g/∂z held constant, and every further such step
+    doubles the number of derivatives that are right (Newton's method on power series). The value stays what was found.
+
+    Args:
+        gap: g(z) - z.
+        solver: z → (r → (I - ∂g/∂z)⁻¹·r), which can itself be differentiated.
+        z: The root, detached.
+    """
+    depth, right = differentiations(), 0
+    while right < depth:
+        step = solver(z)(gap(z))
+        z = z + (step - step.detach())
+        right = 2 * right + 1
+    return z
 
 
 class _KrylovSolver:

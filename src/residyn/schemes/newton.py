@@ -14,9 +14,9 @@ from residyn.branch import Symmetric
 from residyn.roots.differentiate import Pullback, implicit_gradient
 from residyn.roots.linear import gmres, jacobian, rows_of
 from residyn.schemes.base import Field, Time
-from residyn.schemes.linearised import Linearisation, Transformed, linear_solver, linearise
+from residyn.schemes.linearised import Linearisation, Transformed, differentiable_root, linear_solver, linearise
 from residyn.schemes.plain import is_plain
-from residyn.state import differentiations, inside_transform, physical
+from residyn.state import inside_transform, physical
 
 if TYPE_CHECKING:
     from residyn.schemes.implicit import DiagonallyImplicit
@@ -60,19 +60,11 @@ class StageSolver:
         return z, (z - base) / (torch.where(weight == 0.0, 1.0, weight) if isinstance(weight, Tensor) else weight)
 
     def _differentiable(self, f: Field, t: Time, base: Tensor, weight: Time, z: Tensor) -> Tensor:
-        """z with the derivatives of the exact solution, by Newton steps that whatever is at work may differentiate.
-
-        At the solution, z + (I - hγ·J)⁻¹·(base + hγ·f(t, z) - z) has its first derivative with z and J held constant, and a
-        further step, with J its own, doubles the number of derivatives that are right (Newton's method on power series).
-        """
-        z, depth, right = z.detach(), differentiations(), 0
-        while right < depth:
-            here = Transformed(f, t, z)
-            gap = base + weight * f(t, z) - z
-            step = linear_solver(here, weight.detach() if isinstance(weight, Tensor) else weight)(gap)
-            z = z + (step - step.detach())  # the value stays Newton's
-            right = 2 * right + 1
-        return z
+        """z with the derivatives of the exact solution, for whatever is at work around."""
+        own = weight.detach() if isinstance(weight, Tensor) else weight
+        return differentiable_root(
+            lambda z: base + weight * f(t, z) - z, lambda z: linear_solver(Transformed(f, t, z), own), z.detach()
+        )
 
     def _newton(self, f: Field, t: Time, base: Tensor, weight: Time, gamma: float, z: Tensor) -> Tensor:
         found, solved, done = self._iterate(f, t, base, weight, self._linear(f, gamma, weight), z)
