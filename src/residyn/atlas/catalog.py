@@ -121,6 +121,15 @@ ENTRIES: tuple[Entry, ...] = (
         "residyn.atlas.graph",
     ),
     Entry(
+        "tddft",
+        "Real-time TDDFT",
+        "F(x) = -i·H_KS[ρ(x)]·x",
+        "A forward Euler step of the Kohn–Sham equation is exactly a residual block, and unstable at every time step; unitary "
+        "schemes keep norm and energy, and the spectrum after a weak kick has its lines where linear response puts them.",
+        "water in 6-31G: stored integrals, and PySCF's where it is installed",
+        "residyn.atlas.tddft",
+    ),
+    Entry(
         "calibrate",
         "Calibration as residual shrinkage of logits",
         "F(z) = -λ·z",

@@ -19,6 +19,7 @@ from residyn.cli import (
     graph,
     listing,
     segment,
+    spectrum,
 )
 from residyn.cli.options import Debug, examples
 from residyn.cli.output import emit
@@ -76,6 +77,13 @@ app.command(
     "disulfide",
     epilog=examples("residyn disulfide protein.pdb -o table.html", "residyn disulfide *.cif.gz --rigid --jobs -1 -o table.csv"),
 )(disulfide.disulfide)
+app.command(
+    "spectrum",
+    epilog=examples(
+        "residyn spectrum water.xyz --basis 6-31g --xc pbe0 -o spectrum.html",
+        "residyn spectrum *.xyz --xc hf --checkpoint runs --jobs -1 -o lines.csv",
+    ),
+)(spectrum.spectrum)
 app.add_typer(segment.app, name="segment")
 app.command(
     "graph",
