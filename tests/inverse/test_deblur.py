@@ -262,6 +262,15 @@ def test_real_borders_never_make_a_picture_worse(psf, sigma, method):
     assert psnr(restored, clean[inner]) > psnr(oracle[inner], clean[inner]) - 2.5
 
 
+@pytest.mark.parametrize("method", ["auto", "tv", "unrolled"])
+def test_the_unit_of_the_pixels_does_not_matter(method):
+    _clean, b = blurred()
+    plain = deblur(b, gaussian(1.5), method=method).image
+    for unit in (1e-3, 255.0, 65535.0):
+        # rounding of float32 in the network, whose sums are of order 1, over some hundred operations
+        torch.testing.assert_close(deblur(unit * b, gaussian(1.5), method=method).image / unit, plain, rtol=0, atol=2e-5)
+
+
 def test_constant_pictures_stay_as_they_are():
     flat = torch.full((32, 32), 0.4, dtype=F64)
     for method in ("auto", "tv"):
