@@ -252,6 +252,7 @@ class Pair(nn.Module):
         ({"y": torch.tensor([0, -1])}, r"`y` must lie in \[0, 2\], got -1"),
         ({"y": torch.tensor([0.0, 1.0])}, "`y` must be integer class numbers"),
         ({"norm": "l1"}, '`norm` must be "l2" or "linf"'),
+        ({"work": -1}, "`work` must be a number of coefficients >= 0, got -1"),
         ({"rtol": 0}, r"`rtol` must be a relative accuracy in \(0, 1\)"),
     ],
 )

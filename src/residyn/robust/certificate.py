@@ -95,6 +95,8 @@ def certify(
     x, kind = as_samples(x), as_norm(norm)
     if not 0 < rtol < 1:
         raise InputError(f"`rtol` must be a relative accuracy in (0, 1), got {rtol}; 0.02 is the default")
+    if not work >= 0:
+        raise InputError(f"`work` must be a number of coefficients >= 0, got {work}; 3e7 is the default")
     with quietly(model, x), torch.no_grad():
         scores = logits(model, x)
         y = as_labels(y, x, scores.shape[1])
