@@ -96,9 +96,9 @@ def per_sample(repeat: int) -> Row:
     own, joint, spread = in_turn(lambda: run(True), lambda: run(False), repeat)
     rounds = [run(True), run(False)]
     note = (
-        f"ratios {spread}; {rounds[0]} rounds against {rounds[1]}: the hardest sample decides, which shared steps average away; "
+        f"ratios {spread}; {rounds[0]} rounds against {rounds[1]}, for the hardest sample decides; "
         f"a round costs {own / joint * rounds[1] / rounds[0]:.2f} of a shared one, all of it calls on 256 numbers each. "
-        "Tried: predictive steps (122 rounds became 110), NumPy for the ratios (-7 %), its use in the stages (-7 %, but a sample "
+        "Tried: predictive steps (122 rounds became 110), NumPy for the ratios (-7 %), in the stages too (-7 %, but a sample "
         "was no longer bit for bit what it is alone)"
     )
     return Row("Steps a sample (ours) against shared steps (ours too)", 1e3 * own, 1e3 * joint, "ms", 1 / 1.3, note)
