@@ -296,6 +296,32 @@ def test_a_number_that_changed_is_seen(interpreted):
             assert float(x[-1]) == pytest.approx(torch.e**-rate, abs=1e-8)
 
 
+SPEED = 1.0
+
+
+def test_a_global_number_that_changed_is_seen(interpreted, monkeypatch):
+    def f(t, x):
+        return -SPEED * x
+
+    for speed in (1.0, 2.0):
+        monkeypatch.setitem(globals(), "SPEED", speed)
+        x = rd.solve(f, x_64, [0.0, 1.0], compile="solve", scheme=Euler(), control=rd.Fixed(steps=1)).x[-1]
+        assert torch.equal(x, (1 - speed) * x_64)
+
+
+def plain(t, x):
+    return torch.neg(x)
+
+
+def test_a_function_of_torch_alone_needs_no_second_look(interpreted, monkeypatch):
+    first = rd.solve(plain, x_64, [0.0, 1.0], compile="solve", scheme=Euler(), control=rd.Fixed(steps=1)).x
+    monkeypatch.setattr(field._Probe, "__call__", lambda *_: pytest.fail("asked again"))
+    again = rd.solve(plain, x_64, [0.0, 1.0], compile="solve", scheme=Euler(), control=rd.Fixed(steps=1)).x
+    assert torch.equal(first, again)
+    assert not field._reads_torch_only(predators.__get__(0))
+    assert not field._reads_torch_only(lambda t, x: torch.func.vmap(lambda y: y)(x))
+
+
 def test_a_field_is_let_go(interpreted):
     net = Net()
     rd.solve(rd.autonomous(net), torch.ones(1, 3, dtype=torch.float64), [0.0, 1.0], compile="solve").x.sum().backward()
