@@ -15,8 +15,8 @@ from pathlib import Path
 MODULES = (
     "solvers",
     "compiled", "memory", "imports", "spectral_norm", "equilibrium",
-    "stiff", "calibrate", "protein", "graph", "bounds",
-    "robust", "unet",
+    "stiff", "calibrate", "audit", "protein", "graph", "bounds",
+    "robust", "unet", "inverse", "depth",
 )  # fmt: skip
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 HEAD = """# Benchmarks

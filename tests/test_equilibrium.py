@@ -219,3 +219,40 @@ def test_input_is_checked():
         equilibrium(torch.ones(2, 3))
     with pytest.raises(InputError, match="`x0` must have a sample axis"):
         equilibrium(torch.tensor(1.0))
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")  # torch's own forward mode
+def test_derivatives_inside_transforms_are_the_implicit_ones():
+    """jvp, jacfwd, grad, second derivatives and dual numbers, by u and by W, against the closed form of a linear layer."""
+    generator = torch.Generator().manual_seed(0)
+    W = 0.2 * torch.randn(3, 3, generator=generator, dtype=torch.float64)
+    u = torch.randn(4, 3, generator=generator, dtype=torch.float64)
+    root = Anderson(tol=1e-12)
+    inverse = torch.linalg.inv(torch.eye(3, dtype=torch.float64) - W)
+
+    def by_u(u):
+        return rd.Equilibrium(lambda x, u: x @ W.T + u, root=root)(u)
+
+    def by_w(W):
+        return rd.Equilibrium(lambda x, u: x @ W.T + u, root=root)(u).square().sum()
+
+    def exact(W):
+        return (u @ torch.linalg.inv(torch.eye(3, dtype=torch.float64) - W).T).square().sum()
+
+    v = torch.ones_like(u)
+    wanted = v @ inverse.T
+    # solved to 1e-12 of the state, times the norm of (I - W)⁻¹, about 2
+    close = {"rtol": 1e-10, "atol": 1e-10}
+    torch.testing.assert_close(torch.func.jvp(by_u, (u,), (v,))[1], wanted, **close)
+    with torch.autograd.forward_ad.dual_level():
+        dual = by_u(torch.autograd.forward_ad.make_dual(u, v))
+        torch.testing.assert_close(torch.autograd.forward_ad.unpack_dual(dual).tangent, wanted, **close)
+    torch.testing.assert_close(torch.func.grad(by_w)(W), torch.func.grad(exact)(W), **close)
+    hessian = torch.func.jacfwd(torch.func.jacrev(by_w))(W)
+    torch.testing.assert_close(hessian, torch.func.hessian(exact)(W), **close)
+
+
+def test_vmap_over_an_equilibrium_is_refused_in_words():
+    layer = rd.Equilibrium(lambda x, u: 0.5 * x + u)
+    with pytest.raises(InputError, match="hand the whole batch to the layer, without vmap"):
+        torch.func.vmap(layer)(torch.ones(3, 2))

@@ -36,7 +36,7 @@ MEANT = {
 # What comes with the core's own dependencies; anything else loaded by `import residyn` belongs to an extra.
 OPTIONAL = {
     "PIL", "accelerate", "dask", "distributed", "gemmi", "jinja2", "joblib", "matplotlib", "mlxtend", "nibabel", "nilearn", "pandas", "pyscf", "ray",
-    "skimage", "sklearn", "statsmodels", "torchdiffeq", "transformers",
+    "skimage", "sklearn", "statsmodels", "tifffile", "torchdiffeq", "transformers",
 }  # fmt: skip
 
 

@@ -1,6 +1,8 @@
 """`python -m residyn` is the command line."""
 
+import sys
+
 from residyn.cli import main
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

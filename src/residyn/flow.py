@@ -28,7 +28,7 @@ from residyn.schemes.control import Adaptive, Control, Fixed, default_control
 from residyn.schemes.event import Event, Watch
 from residyn.schemes.explicit import Dopri5
 from residyn.schemes.problem import Problem, Rhs, Stats
-from residyn.state import Layout, State, leaves, rebuild
+from residyn.state import Layout, State, inside_transform, leaves, rebuild
 
 
 @dataclass(frozen=True)
@@ -474,8 +474,14 @@ class Equilibrium(nn.Module):
             if not isinstance(u, Tensor):
                 raise InputError(f"`x0` must be given where u is no tensor, got u of type {type(u).__name__}")
             x0 = torch.zeros_like(u)
+        if torch._C._functorch.is_batchedtensor(x0):
+            raise InputError(
+                "`u` must be a batch (B, …) whose samples the root finder can look at, got the lanes of vmap; "
+                "hand the whole batch to the layer, without vmap"
+            )
         cut = _detached(u)
-        found = self.root.solve(lambda x: self.f(x, cut), x0)
+        # what f has captured may carry derivatives that the iterates must not
+        found = self.root.solve(lambda x: self.f(x, cut).detach() if inside_transform() else self.f(x, cut), x0)
         self.forward_root = found
         self.backward_root = None
         if not found:

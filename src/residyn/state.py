@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._functorch import TransformType as _Kind
+from torch.autograd import forward_ad
 
 from residyn.errors import InputError
 
@@ -157,5 +159,27 @@ class Layout:
 
 
 def inside_transform() -> bool:
-    """Whether a transform of torch.func (vmap, jvp, grad) is at work, under which a tensor has no number to read."""
-    return torch._C._functorch.peek_interpreter_stack() is not None
+    """Whether a transform of torch.func (vmap, jvp, grad) or forward-mode differentiation is at work.
+
+    There a tensor is more than its numbers, and only operations that know of that may touch it.
+    """
+    return torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
+
+
+def differentiations() -> int:
+    """How many differentiations, nested in each other, are at work around this call."""
+    stack = torch._C._functorch.get_interpreter_stack() or []
+    kinds = [level.key() for level in stack]
+    count = sum(kind in (_Kind.Grad, _Kind.Jvp) for kind in kinds)
+    # a dual level of torch.autograd.forward_ad that no jvp opened
+    plain = forward_ad._current_level >= 0 and _Kind.Jvp not in kinds
+    return count + int(plain)
+
+
+def physical(x: Tensor) -> Tensor:
+    """The numbers of a tensor, those of all lanes of `vmap` in one tensor; for looking at, not for computing on."""
+    functorch = torch._C._functorch
+    while functorch.is_functorch_wrapped_tensor(x):
+        x = functorch.get_unwrapped(x)
+    with torch._C._DisableFuncTorch():  # an operation would be wrapped again
+        return x.detach()

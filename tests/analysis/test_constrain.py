@@ -107,6 +107,16 @@ def test_the_norm_over_all_sizes_is_above_that_of_each(layer):
     assert uniform <= 1.15 * found
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("seed", range(4))
+def test_rounded_weights_stay_within_the_bound(dtype, seed):
+    torch.manual_seed(seed)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 16)).to(dtype)
+    rd.constrain(net, 0.7, input_shape=(3, 6, 6))
+    assert float(rd.lipschitz(net, (3, 6, 6))) <= 0.7
+    assert float(rd.lipschitz(copy.deepcopy(net), (3, 6, 6))) <= 0.7
+
+
 def test_the_gradient_of_the_norm_is_right():
     torch.manual_seed(4)
     layer = nn.Conv2d(2, 3, 3)

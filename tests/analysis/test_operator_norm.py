@@ -95,6 +95,60 @@ def test_each_padding_mode(mode, stride):
     assert exact * (1 - ROUNDING) <= float(rd.operator_norm(layer, (3, 8, 10))) <= exact * 1.001
 
 
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (nn.Conv2d(1, 2, (1, 2), stride=(2, 3), padding=(3, 0)), (1, 1, 2)),  # smaller than kernel and stride
+        (nn.Conv3d(3, 3, (1, 3, 2), padding="same", dilation=(1, 1, 2)), (3, 2, 5, 1)),
+        (nn.Conv1d(2, 2, 4, stride=5, padding=3, dilation=2), (2, 1)),
+        (nn.Conv1d(2, 4, 1, stride=3, groups=2), (2, 8)),
+        (nn.ConvTranspose1d(2, 2, 3, padding=2, dilation=2, output_padding=1), (2, 6)),  # output padding beyond the stride
+        (nn.ConvTranspose2d(3, 2, (4, 2), stride=(5, 1), padding=(2, 1), dilation=2, output_padding=(0, 1)), (3, 2, 2)),
+        (nn.AvgPool2d((3, 2), stride=(4, 1), padding=1), (1, 4, 8)),
+        (nn.AvgPool2d((3, 2), stride=1, divisor_override=5), (2, 3, 6)),
+        (nn.AvgPool1d(3, stride=2, padding=1, ceil_mode=True, count_include_pad=False), (1, 10)),
+        (nn.AdaptiveAvgPool2d((1, 8)), (2, 5, 10)),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("scale", [1.0, 1e-12, 1e12])
+def test_awkward_layers_are_exact_to_rounding(layer, shape, scale):
+    torch.manual_seed(0)
+    for parameter in layer.parameters():
+        nn.init.normal_(parameter, std=scale)
+    layer.bias = None
+    exact = truth(layer, shape)
+    # singular values of matrices of order 100: some thousand roundings at most
+    assert exact * (1 - ROUNDING) <= float(rd.operator_norm(layer, shape)) <= exact * (1 + 1e-11)
+
+
+def test_taps_that_see_nothing_and_zero_weights_have_norm_zero():
+    assert float(rd.operator_norm(nn.Conv2d(1, 1, 1, stride=3, padding=1), (1, 1, 2))) == 0.0
+    layer = nn.Conv2d(2, 2, 3, padding=1, padding_mode="replicate")
+    nn.init.zeros_(layer.weight)
+    assert float(rd.operator_norm(layer, (2, 5, 5))) == 0.0
+
+
+def test_a_half_precision_layer_is_bounded_as_its_weights_are():
+    torch.manual_seed(1)
+    layer = nn.Conv2d(2, 3, 3, padding=1).bfloat16()
+    found = float(rd.operator_norm(layer, (2, 5, 5)))
+    assert found == pytest.approx(truth(layer, (2, 5, 5)), rel=1e-12)
+
+
+def test_proofs_hold_where_small_layers_are_not_solved_densely(monkeypatch):
+    from residyn.analysis import convolution as module
+
+    monkeypatch.setattr(module, "_SMALL", 0)
+    slacks = check_many(range(40, 70))
+    assert max(slacks) <= 1e-3
+
+
+def test_a_very_long_average_has_its_closed_form():
+    # windows that do not overlap: 1/√k
+    assert float(rd.operator_norm(nn.AvgPool1d(4), (1, 8000))) == pytest.approx(0.5, rel=1e-10)
+
+
 def test_torch_spectral_norm_of_the_reshaped_kernel_is_no_bound():
     # why this exists: the norm of the kernel as a matrix of 9 x 1 is far below that of the convolution
     layer = nn.Conv2d(1, 1, 3, padding=1, bias=False)

@@ -11,8 +11,17 @@ from residyn.results import Result
 
 EXPECTED = {
     "depth": {"depth.gradient.residual", "depth.gradient.plain", "depth.alike", "depth.train.residual", "depth.train.plain"},
+    "unrolled": {
+        "unrolled.filter",
+        "unrolled.inverse",
+        "unrolled.best",
+        "unrolled.late",
+        "unrolled.learned",
+        "unrolled.linear",
+    },
     "wiener": {"wiener.strength", "wiener.error", "wiener.frequency", "wiener.blind", "wiener.blind.denoise"},
     "ode": {"ode.order.known.rk4", "ode.order.trained.euler", "ode.leading", "ode.continuous", "ode.work.dopri5"},
+    "tddft": {"tddft.block", "tddft.euler", "tddft.leapfrog", "tddft.unitary", "tddft.lines", "tddft.sum"},
     "calibrate": {"calibrate.ece", "calibrate.lambda", "calibrate.stationary", "calibrate.accuracy"},
     "robust": {"robust.block", "robust.network", "robust.radius.below", "robust.radius.product", "robust.trade.accuracy"},
     "graph": {"graph.energy.plain", "graph.energy.anchored", "graph.rate.karate", "graph.limit", "graph.accuracy.anchored"},

@@ -1,5 +1,8 @@
 """Each finding from a model that was made to have it, and silence on one that is well."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -177,6 +180,12 @@ def test_own_check():
 
     found = rd.audit(Chain(1, 1, 1), torch.randn(2, 8), checks=[Slow()])
     assert [(f.id, f.title) for f in found.findings] == [("X1", "too deep for us: f.0, f.1, f.2")]
+
+
+def test_the_package_is_a_function_and_offers_its_parts():
+    code = "import residyn as rd; print(len(rd.audit.checks.CHECKS), callable(rd.audit), hasattr(rd.audit, 'nothing'))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.split()[1:] == ["True", "False"]
 
 
 def test_every_code_is_whole():

@@ -92,6 +92,13 @@ def test_jobs(nets, tmp_path, capsys, monkeypatch):
     assert len(Result.from_dict(json.loads(capsys.readouterr().out)).sections) == 4
 
 
+def test_interrupted(nets, tmp_path, capsys):
+    (tmp_path / f"{nets}.py").write_text(NETS + "\ndef stopped():\n    raise KeyboardInterrupt\n", "utf-8")
+    assert main(["audit", f"{nets}:stopped", "a.npz", "-o", "page.html"]) == 130
+    assert "residyn: interrupted; nothing was written" in capsys.readouterr().err
+    assert not (tmp_path / "page.html").exists()
+
+
 def test_a_failure_is_an_exit_code(nets, capsys):
     assert main(["audit", f"{nets}:exploding", "a.npz"]) == 1
     assert "the stream explodes" in capsys.readouterr().out

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -114,6 +115,41 @@ def test_an_interrupted_batch_goes_on_where_it_was(folder, capsys, monkeypatch):
     assert main(["disulfide", *files, "-o", output]) == 0
     again = Result.from_dict(json.loads((folder / "all.json").read_text("utf-8")))
     assert [part.tables for part in again.sections] == [part.tables for part in whole.sections]
+
+
+def test_the_order_of_the_files_changes_no_row(folder):
+    files = [str(folder / name) for name in ("1ejg.pdb.gz", "1ubi.pdb.gz")]
+    rows = []
+    for order in (files, files[::-1]):
+        assert main(["disulfide", *order, "-o", str(folder / "all.csv")]) == 0
+        rows.append((folder / "all.csv").read_text("utf-8").splitlines())
+    assert rows[0] != rows[1]  # in the order asked for
+    assert sorted(rows[0]) == sorted(rows[1])
+
+
+def test_a_large_batch_keeps_no_figures_for_a_table(folder, monkeypatch):
+    from residyn.atlas.store import Store
+
+    monkeypatch.setattr("residyn.cli.disulfide._DRAWN", 1)
+    kept, add = [], Store.add
+    monkeypatch.setattr(Store, "add", lambda self, part, *a, **k: (kept.append(len(part.figures)), add(self, part, *a, **k)))
+    files = [str(folder / name) for name in ("1ejg.pdb.gz", "1ubi.pdb.gz")]
+    for ending, figures in ((".csv", 0), (".json", 3)):
+        kept.clear()
+        assert main(["disulfide", *files, "-o", str(folder / f"all{ending}")]) == 0
+        assert kept == [figures] * 2
+
+
+def test_an_empty_table_says_why(tmp_path, capsys):
+    rows = [row for row in gzip.decompress(Path(sample("1ubi")).read_bytes()).decode().splitlines() if row[12:16] == " CA "]
+    (tmp_path / "trace.pdb").write_text("\n".join(rows))
+    assert main(["disulfide", str(tmp_path / "trace.pdb"), "-o", str(tmp_path / "x.csv")]) == 0
+    assert "without a row" in (said := capsys.readouterr().err)
+    assert "nothing can be designed on a trace of Cα" in said
+    shutil.copy(sample("1ejg"), tmp_path / "whole.pdb.gz")
+    files = [str(tmp_path / name) for name in ("trace.pdb", "whole.pdb.gz")]
+    assert main(["disulfide", *files, "-o", str(tmp_path / "x.csv")]) == 0
+    assert "without a row: trace.pdb" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

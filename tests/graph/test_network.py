@@ -143,3 +143,15 @@ def test_split_is_disjoint_and_leaves_out_what_has_no_label():
 def test_what_is_refused(make, words):
     with pytest.raises(InputError, match=words):
         make()
+
+
+def test_entries_of_a_laplacian_that_were_changed_are_read_anew_and_inference_tensors_are_taken(karate):
+    edges, _, _ = karate
+    x = torch.randn(34, 3)
+    L = laplacian(edges, 34)
+    before = dirichlet_energy(x, L)
+    assert dirichlet_energy(x, L) == before
+    L.values().mul_(2)
+    torch.testing.assert_close(dirichlet_energy(x, L), 2 * before)
+    with torch.inference_mode():
+        torch.testing.assert_close(GraphConv(3, 3)(x, edges.clone()).shape, x.shape)

@@ -80,6 +80,9 @@ def zoo():
         ("pads", nn.Sequential(nn.ReplicationPad2d(1), nn.Conv2d(1, 2, 3), nn.ELU(), nn.ConstantPad2d(1, 0.3), nn.Upsample(scale_factor=2),
                                nn.Softplus(3.0), head(288)), (1, 4, 4)),
         ("shuffle", nn.Sequential(nn.Conv2d(1, 4, 1), nn.PixelShuffle(2), nn.Hardtanh(), nn.Unflatten(1, (1, 1)), head(64)), (1, 4, 4)),
+        ("layer norm", ResNet(nn.Linear(6, 8), [nn.Sequential(nn.LayerNorm(8), MLP(8, 8, 8)) for _ in range(2)], nn.Linear(8, 3)), (6,)),
+        ("group norm", nn.Sequential(nn.Conv2d(1, 4, 3), nn.GroupNorm(2, 4), nn.ReLU(), head(64)), (1, 6, 6)),
+        ("rms norm", nn.Sequential(nn.Linear(6, 8), nn.RMSNorm(8, 1e-3), nn.Tanh(), nn.LayerNorm(8, elementwise_affine=False), nn.Linear(8, 3)), (6,)),
         ("constrained", rd.constrain(nn.Sequential(nn.Linear(6, 8), nn.ReLU(), rd.Residual(MLP(8, 8, 8)), nn.Linear(8, 3)), 5.0), (6,)),
     ]  # fmt: skip
     for _, net, _ in nets:

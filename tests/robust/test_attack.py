@@ -42,6 +42,12 @@ def test_a_linear_classifier_breaks_exactly_beyond_its_distance(norm, scale):
     assert torch.equal(model(found.x).argmax(1), 1 - y)
 
 
+def test_the_search_for_the_nearest_refuses_what_it_cannot_do():
+    model, _ = linear()
+    with pytest.raises(rd.InputError, match="`steps` must be a whole number >= 1 and `rounds` >= 0, got 100 and -1"):
+        nearest(model, torch.zeros(1, 3, dtype=torch.float64), torch.tensor([0]), box=None, rounds=-1)
+
+
 def test_the_box_is_a_wall():
     # the boundary x₁ = 0.9 beyond a box that ends at 0.8
     def model(x):
@@ -144,6 +150,7 @@ def test_checkpoints_are_those_of_the_paper():
         ({"box": 3}, r"`box` must be a pair \(low, high\) or None"),
         ({"y": torch.tensor([0, 5])}, r"`y` must lie in \[0, 2\], got 5"),
         ({"y": torch.tensor([0, 1, 2])}, r"`y` must be \(2,\), one label a sample"),
+        ({"y": "ab"}, r"`y` must be integer class numbers \(2,\), got str"),
         ({"steps": 0}, "`steps` must be a whole number >= 1, got 0"),
         ({"restarts": 1.5}, "`restarts` must be a whole number >= 1, got 1.5"),
         ({"targets": -1}, "`targets` must be a whole number >= 0, got -1"),

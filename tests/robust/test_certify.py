@@ -2,6 +2,7 @@
 
 import copy
 import math
+import pickle
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from residyn.robust.graph import UnknownError
 from residyn.robust.linear_bounds import Balls, lower_bounds
 from residyn.robust.lines import activation
 from residyn.robust.lowering import lowered
+from residyn.robust.radial import radial, tangent
 
 ZOO = zoo()
 NAMES = [name for name, _, _ in ZOO]
@@ -170,10 +172,10 @@ def test_half_precision_leaves_little_and_exact_arithmetic_more():
 
 def test_parts_without_linear_bounds_leave_the_global_constant():
     torch.manual_seed(5)
-    net = nn.Sequential(nn.Linear(4, 6), nn.LayerNorm(6), nn.ReLU(), nn.Linear(6, 3))
+    net = nn.Sequential(nn.Linear(4, 6), nn.Softmax(-1), nn.ReLU(), nn.Linear(6, 3))
     x, y = samples(net, (4,))
     radius = certify(net, x, y)
-    assert "LayerNorm" in radius.reason
+    assert "`Sequential.1` (Softmax) has no linear bounds" in radius.reason
     assert radius.kind == "certified"
     margin = net(x).sort(1).values
     theory = (margin[:, -1] - margin[:, -2]) / (math.sqrt(2) * float(rd.lipschitz(net, 4)))
@@ -188,6 +190,28 @@ class Hidden(nn.Module):
         with torch.no_grad():
             y.data.mul_(2.0)
         return y
+
+
+def test_radii_are_a_tensor_that_copies_and_saves():
+    net = nn.Linear(2, 2)
+    radius = certify(net, *samples(net, (2,)))
+    twin = copy.deepcopy(radius)
+    assert torch.equal(twin, radius)
+    assert twin.kind == "certified"
+    assert type(radius + 0) is torch.Tensor
+    assert torch.equal(pickle.loads(pickle.dumps(radius)), radius)
+    assert radius.tolist() == radius.numpy().tolist()
+
+
+@pytest.mark.parametrize("eps", [1e-5, 0.5])
+def test_the_tangent_of_a_normalisation_leaves_out_what_it_says(eps):
+    generator = torch.Generator().manual_seed(0)
+    c0 = torch.randn(50, 7, dtype=torch.float64, generator=generator)
+    for size in (1e-3, 0.1, 1.0, 30.0):
+        d = size * torch.randn(200, 50, 7, dtype=torch.float64, generator=generator)
+        found = tangent(c0, eps, d.abs().amax(0), d.norm(dim=-1, keepdim=True).amax(0))
+        left = radial(c0 + d, eps) - (found.times(c0 + d, slice(None)) + found.offset)
+        assert bool((left.abs() <= found.rest + 1e-14).all())
 
 
 def test_a_graph_that_does_not_give_the_outputs_is_not_used():
@@ -228,6 +252,7 @@ class Pair(nn.Module):
         ({"y": torch.tensor([0, -1])}, r"`y` must lie in \[0, 2\], got -1"),
         ({"y": torch.tensor([0.0, 1.0])}, "`y` must be integer class numbers"),
         ({"norm": "l1"}, '`norm` must be "l2" or "linf"'),
+        ({"work": -1}, "`work` must be a number of coefficients >= 0, got -1"),
         ({"rtol": 0}, r"`rtol` must be a relative accuracy in \(0, 1\)"),
     ],
 )

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -15,9 +16,6 @@ from residyn.analysis.slopes import steepest
 from residyn.analysis.uniform import Constrainable, uniform_norm
 from residyn.errors import InputError
 from residyn.step import Residual, Stack
-
-_SHARE = 1 - 1e-6
-"""Part of the allowance that is used; the rest covers the rounding of scaled weights in single precision."""
 
 
 class Capped(nn.Module):
@@ -31,11 +29,14 @@ class Capped(nn.Module):
     def __init__(self, layer: Constrainable, limit: float) -> None:
         super().__init__()
         self.norm, self.limit = uniform_norm(layer), limit
+        # Scaled weights are rounded: ‖E‖ ≤ Σ_t ‖E_t‖_F ≤ ε·√taps·‖W‖_F over the taps t, and ‖W‖_F ≤ √rank·‖W‖₂
+        rank = min(layer.weight.shape[:2]) if layer.weight.ndim > 1 else 1
+        self.spread = math.sqrt(rank * layer.weight[0, 0].numel())
 
     def forward(self, weight: Tensor) -> Tensor:
         """W, differentiable in V, the norm included."""
         norm = self.norm(weight)
-        allowed = self.limit * _SHARE
+        allowed = self.limit / (1 + 1e-9 + 2 * torch.finfo(weight.dtype).eps * self.spread)
         if float(norm.detach()) <= allowed:
             return weight
         return weight * (allowed / norm).to(weight.dtype)

@@ -46,6 +46,15 @@ ENTRIES: tuple[Entry, ...] = (
         "residyn.atlas.wiener",
     ),
     Entry(
+        "unrolled",
+        "Unrolled optimisation for deconvolution",
+        "F(x) = -Hᵀ(H·x - b)",
+        "k residual blocks are k gradient steps, and their end-to-end filter is (1-(1-α|H|²)^k)/H at each frequency, which "
+        "tends to the inverse filter; with noise there is a best k; learned blocks beat plain ones at equal depth.",
+        "pictures of scikit-image",
+        "residyn.atlas.unrolled",
+    ),
+    Entry(
         "ode",
         "Residual network as forward Euler, neural ODE",
         "F(x) = f(t, x), a vector field",
@@ -110,6 +119,15 @@ ENTRIES: tuple[Entry, ...] = (
         "rate that the spectrum gives. An identity path slows that, an anchor to the input stops it; η has the limit 2/λ_max.",
         "nearest-neighbour graph of scikit-learn's digits; karate club and Les Misérables (package networkx)",
         "residyn.atlas.graph",
+    ),
+    Entry(
+        "tddft",
+        "Real-time TDDFT",
+        "F(x) = -i·H_KS[ρ(x)]·x",
+        "A forward Euler step of the Kohn–Sham equation is exactly a residual block, and unstable at every time step; unitary "
+        "schemes keep norm and energy, and the spectrum after a weak kick has its lines where linear response puts them.",
+        "water in 6-31G: stored integrals, and PySCF's where it is installed",
+        "residyn.atlas.tddft",
     ),
     Entry(
         "calibrate",

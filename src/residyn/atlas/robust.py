@@ -60,7 +60,7 @@ def run(context: Context) -> Section:
     Returns:
         The section.
     """
-    trained, epochs, judged, steps = (800, 6, 20, 12) if context.fast else (3000, 10, 60, 40)
+    trained, epochs, judged, steps = (800, 6, 20, 12) if context.fast else (3000, 10, 40, 30)
     bounds = (None, 3.0) if context.fast else (None, 30.0, 10.0, 3.0, 1.0)
     split = mnist((trained, 1000), context.seed)
     low, high = float(split.x[0].min()), float(split.x[0].max())
@@ -114,7 +114,7 @@ def _stretched(net: nn.Module, name: str, u: Tensor, steps: int) -> list[_Ratio]
 
 def _broken(net: nn.Module, name: str, u: Tensor, y: Tensor, steps: int) -> _Radii:
     radius = certify(net, u, y)
-    found = nearest(net, u, y, box=None, steps=steps, rounds=2).radius
+    found = nearest(net, u, y, box=None, steps=steps, rounds=1).radius
     right = radius > 0
     return _Radii(name, radius[right].tolist(), radius.product[right].tolist(), found[right].tolist())
 

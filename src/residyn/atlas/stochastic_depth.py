@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from residyn.atlas.context import Context
 from residyn.atlas.data import Split, mnist
 from residyn.atlas.fit import accuracy, seeded, train
-from residyn.nets import MLP, ResNet, survival
+from residyn.nets import MLP, ResNet, stochastic_depth, survival
 from residyn.results import Figure, Finding, Section, Series, Table, Verdict
 from residyn.step import Residual
 
@@ -27,13 +27,13 @@ NAMES = {"full": "residual", "dropped": "residual, stochastic depth", "plain": "
 
 CODE = """\
 from torch import nn
-from residyn.nets import MLP, ResNet, survival
+from residyn.nets import MLP, ResNet, removal_curve, stochastic_depth
 
 branches = [nn.Sequential(nn.LayerNorm(64), MLP(64, 64, 64)) for _ in range(24)]
-net = ResNet(nn.Linear(784, 64), branches, nn.Linear(64, 10), step=1.0, keep=survival(24, rate=0.5))
-net.train()                                    # ... train it: blocks are dropped
-net.eval()
-print(net.without({3, 11, 19}, x).argmax(1))   # x (B, 784): predictions with three blocks taken out
+net = ResNet(nn.Linear(784, 64), branches, nn.Linear(64, 10), step=1.0)
+stochastic_depth(net, 0.5)                     # any model of yours with residual blocks does as well
+net.train()                                    # ... train it: blocks are dropped, and not computed
+print(removal_curve(net, x, labels).mean)      # x (B, 784): accuracy with more and more blocks taken out
 """
 
 
@@ -116,8 +116,10 @@ def _net(kind: str, depth: int) -> ResNet:
     depth = PLAIN_DEPTH if kind == "plain" else depth
     branches = [nn.Sequential(nn.LayerNorm(WIDTH), MLP(WIDTH, WIDTH, WIDTH)) for _ in range(depth)]
     head = nn.Sequential(nn.LayerNorm(WIDTH), nn.Linear(WIDTH, 10))
-    keep = survival(depth, RATE) if kind == "dropped" else None
-    return ResNet(nn.Linear(784, WIDTH), branches, head, step=1.0, shortcut=kind != "plain", keep=keep)
+    net = ResNet(nn.Linear(784, WIDTH), branches, head, step=1.0, shortcut=kind != "plain")
+    if kind == "dropped":
+        stochastic_depth(net, RATE)
+    return net
 
 
 def _train(kind: str, split: Split, regime: _Regime, depth: int, draws: int, seed: int) -> _Run:

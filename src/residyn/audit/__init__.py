@@ -5,6 +5,7 @@ is used, so that `residyn explain RD104` needs no torch.
 """
 
 import importlib
+import importlib.util
 import sys
 import types
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,8 @@ class _Callable(types.ModuleType):
         return audit(model, *inputs, targets=targets, budget=budget, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
+        if name not in _HOME and importlib.util.find_spec(f"residyn.audit.{name}") is not None:
+            return importlib.import_module(f"residyn.audit.{name}")
         if name not in _HOME:
             raise AttributeError(f"module 'residyn.audit' has no attribute {name!r}")
         value = getattr(importlib.import_module(f"residyn.audit.{_HOME[name]}"), name)

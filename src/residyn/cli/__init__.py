@@ -58,6 +58,8 @@ def main(args: Sequence[str] | None = None) -> int:
             raise
         complain(f"{type(error).__name__}: {error}", hint="this is a fault of Residyn; `--debug` shows where")
         return 1
+    if code == INTERRUPTED:  # typer turns the key press into this code itself, without a word
+        complain("interrupted")
     return code if isinstance(code, int) else 0
 
 

@@ -11,12 +11,15 @@ from residyn.cli import (
     atlas,
     audit,
     calibrate,
+    deblur,
+    denoise,
     disulfide,
     dynamics,
     explain,
     graph,
     listing,
     segment,
+    spectrum,
 )
 from residyn.cli.options import Debug, examples
 from residyn.cli.output import emit
@@ -60,9 +63,27 @@ app.command(
     epilog=examples("residyn calibrate logits.npz -o report.html", "residyn calibrate held_out.csv --test test.csv --json"),
 )(calibrate.calibrate)
 app.command(
+    "deblur",
+    epilog=examples(
+        "residyn deblur photo.png --psf gaussian:2",
+        "residyn deblur *.tif --psf psf.npy --method tv -o restored --report page.html",
+    ),
+)(deblur.deblur)
+app.command(
+    "denoise",
+    epilog=examples("residyn denoise photo.jpg -o clean.jpg", "residyn denoise *.png --method unrolled -o clean --jobs -1"),
+)(denoise.denoise)
+app.command(
     "disulfide",
     epilog=examples("residyn disulfide protein.pdb -o table.html", "residyn disulfide *.cif.gz --rigid --jobs -1 -o table.csv"),
 )(disulfide.disulfide)
+app.command(
+    "spectrum",
+    epilog=examples(
+        "residyn spectrum water.xyz --basis 6-31g --xc pbe0 -o spectrum.html",
+        "residyn spectrum *.xyz --xc hf --checkpoint runs --jobs -1 -o lines.csv",
+    ),
+)(spectrum.spectrum)
 app.add_typer(segment.app, name="segment")
 app.command(
     "graph",

@@ -66,7 +66,11 @@ def audit(
     began, started = time.perf_counter(), provenance.now()
     wish = Wish(model, weights, tuple(shape or ()), labels, budget, size, normalise, length, seed)
     files: list[str | None] = list(dict.fromkeys(inputs)) if inputs else [None]
-    parts = [_one(wish, files[0])] if len(files) == 1 else _batch(wish, files, jobs, backend)
+    try:
+        parts = [_one(wish, files[0])] if len(files) == 1 else _batch(wish, files, jobs, backend)
+    except KeyboardInterrupt:
+        say("residyn: interrupted; nothing was written")
+        raise typer.Exit(130) from None
     title = parts[0][0] if len(parts) == 1 else f"Audit of {model} on {len(parts)} inputs"
     sections = [section for _, some in parts for section in some]
     seconds = time.perf_counter() - began

@@ -65,12 +65,22 @@ def disulfide(
     )
     if output is not None:
         _write(result, output)
-        say(f"{report.headline(result)}; written to {output}")
+        say(f"{report.headline(result)}; written to {output}{_reason(result)}")
     if as_json:
         emit(result.to_json())
     elif output is None:
         show(_shortened(result, 12))
     raise typer.Exit(1 if result.verdict == "fail" else 0)
+
+
+def _reason(result: Result) -> str:
+    """Why the table is empty, where it is: a file of rows alone does not say."""
+    empty = [part for part in result.sections if not part.error and not part.tables[-1].rows]
+    if not empty:
+        return ""
+    if len(result.sections) > 1:
+        return f"; without a row: {', '.join(Path(part.id).name for part in empty[:3])}{', …' if len(empty) > 3 else ''}"
+    return f", without a row: {empty[0].summary.rpartition(chr(10))[2]}"
 
 
 def _check(output: str | None, *, resume: bool) -> None:
@@ -93,10 +103,19 @@ def _one(file: str, wish: Wish) -> list[Section]:
 
 def _batch(files: list[str], wish: Wish, plan: batch.Plan, output: str | None) -> list[Section]:
     """Every file, in order; those that fail say why in their own section, and the others go on."""
+    drawn = len(files) <= _DRAWN or Path(output or "").suffix.lower() == ".json"
+    conditions = {"wish": asdict(wish), "versions": provenance.versions("gemmi"), "drawn": drawn}
+    return batch.run(
+        files, partial(_assessed, wish=wish, drawn=drawn), plan, output=output, conditions=conditions, title=_title
+    )
+
+
+def _assessed(file: str, wish: Wish, drawn: bool) -> Section:
+    """A file's section, without figures where nobody will draw them."""
     from residyn.protein.assessment import assess
 
-    conditions = {"wish": asdict(wish), "versions": provenance.versions("gemmi")}
-    return batch.run(files, partial(assess, wish=wish), plan, output=output, conditions=conditions, title=_title)
+    part = assess(file, wish)
+    return part if drawn else replace(part, figures=[])
 
 
 def _title(file: str) -> str:

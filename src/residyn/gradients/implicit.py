@@ -14,6 +14,8 @@ from residyn.results import Outcome
 from residyn.roots.anderson import Anderson
 from residyn.roots.base import Map, Root, RootFinder
 from residyn.roots.differentiate import Pullback, implicit_gradient
+from residyn.schemes.linearised import Transformed, differentiable_root, linear_solver
+from residyn.state import inside_transform
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,11 @@ class Implicit:
         Raises:
             SolveError: When the gradient comes back, if the backward solve does not converge and `throw` is set.
         """
+
+        if inside_transform():
+            return differentiable_root(
+                lambda v: g(v) - v, lambda v: linear_solver(Transformed(lambda _, w: g(w), 0.0, v), 1.0), x.detach()
+            )
 
         def solve(image: Tensor, leaf: Tensor, pullback: Pullback, w: Tensor) -> Tensor:
             found = self.root.solve_adjoint(image, leaf, pullback, w)

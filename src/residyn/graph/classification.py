@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from residyn.errors import InputError
-from residyn.graph.network import ResidualGNN, as_diffusion
+from residyn.graph.forms import as_diffusion
+from residyn.graph.network import ResidualGNN
 from residyn.training import History, Moment, Plan, Trainer
 
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from residyn.errors import InputError
 from residyn.graph.diffusion import Diffusion
+from residyn.graph.forms import as_diffusion
 
 
 def dirichlet_energy(x: Tensor, L: Tensor | Diffusion) -> Tensor:
@@ -14,7 +15,7 @@ def dirichlet_energy(x: Tensor, L: Tensor | Diffusion) -> Tensor:
 
     Args:
         x: Features, `(n,)` or `(n, …)`; differentiable.
-        L: The Laplacian; or a `Diffusion`, which spares reading it anew.
+        L: The Laplacian; or a `Diffusion`.
 
     Returns:
         A number, in the dtype of x.
@@ -29,7 +30,7 @@ def dirichlet_energy(x: Tensor, L: Tensor | Diffusion) -> Tensor:
     >>> dirichlet_energy(torch.tensor([0.0, 1.0, 3.0]), laplacian(torch.tensor([[0, 1], [1, 2]]), 3, normalized=False))
     tensor(5.)
     """
-    heat = L if isinstance(L, Diffusion) else Diffusion(L)
+    heat = L if isinstance(L, Diffusion) else as_diffusion(L, len(x)) if L.is_floating_point() else Diffusion(L)
     return -(x * heat.matvec(x)).sum()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import weakref
 from typing import Any, Literal, get_args
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 
 from residyn.errors import InputError
 from residyn.graph.diffusion import Diffusion
-from residyn.graph.laplacian import laplacian
+from residyn.graph.forms import as_diffusion
 
 Kind = Literal["anchored", "residual", "plain"]
 
@@ -170,24 +169,3 @@ def _widths(**sizes: int) -> None:
     for name, size in sizes.items():
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
             raise InputError(f"`{name}` must be a whole number, at least 1, got {size!r}")
-
-
-_SEEN: list[tuple[weakref.ref[Tensor], int, int, Diffusion]] = []
-"""Graphs that were read last: a model is called with the same one step after step, and reading costs a hundred products."""
-
-
-def as_diffusion(graph: Any, n: int) -> Diffusion:
-    """A graph in any of its forms as the branch that multiplies by it; read once where the same tensor comes again."""
-    if isinstance(graph, Diffusion):
-        return graph
-    tensor = graph if isinstance(graph, Tensor) else getattr(graph, "edge_index", None)
-    if not isinstance(tensor, Tensor):
-        raise InputError(f"`graph` must be a Laplacian, a Diffusion or an edge_index, got {type(graph).__name__}")
-    weighted = getattr(graph, "edge_weight", None) is not None and not isinstance(graph, Tensor)
-    for seen, version, count, heat in _SEEN:
-        if seen() is tensor and version == tensor._version and count == n and not weighted:
-            return heat
-    heat = Diffusion(tensor if tensor.is_floating_point() else laplacian(graph, n, self_loops=True))
-    if not weighted:
-        _SEEN[:] = [(weakref.ref(tensor), tensor._version, n, heat), *[item for item in _SEEN if item[0]() is not None][:3]]
-    return heat

@@ -7,18 +7,24 @@ from residyn.inverse.operators import Blur, Downsample, Fourier, FromFunction, I
 from residyn.inverse.psf import disk, gaussian, motion, normalised
 from residyn.inverse.restoration import Forecast, Restoration
 from residyn.inverse.rings import Rings
+from residyn.inverse.schemes import ADMM, HQS, Fista
 from residyn.inverse.spectrum_model import SpectrumModel, fit_spectrum
-from residyn.inverse.steps import DataStep, ProximalStep, data_block, spectral_data_step
+from residyn.inverse.steps import DataStep, FourierDescent, ProximalStep, data_block, spectral_data_step
 from residyn.inverse.total_variation import TotalVariation
 from residyn.inverse.unrolled import ProximalBranch, Unrolled
+from residyn.inverse.wavelet import Wavelet, WaveletBranch
 from residyn.inverse.wiener import Wiener, denoise, optimal_gain, ring_spectrum, snr
 
 __all__ = [
+    "ADMM",
+    "HQS",
     "Blur",
     "DataStep",
     "Downsample",
+    "Fista",
     "Forecast",
     "Fourier",
+    "FourierDescent",
     "FromFunction",
     "Inpainting",
     "Operator",
@@ -30,6 +36,8 @@ __all__ = [
     "SpectrumModel",
     "TotalVariation",
     "Unrolled",
+    "Wavelet",
+    "WaveletBranch",
     "Wiener",
     "data_block",
     "deblur",

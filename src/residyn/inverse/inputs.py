@@ -30,7 +30,7 @@ def as_planes(image: Any) -> Tensor:
     Raises:
         InputError: If it has another form, is too small, or holds nan or infinity.
     """
-    pixels = torch.as_tensor(image).detach()
+    pixels = _tensor(image)
     if pixels.is_complex() or pixels.dtype == torch.bool:
         raise InputError(f"`image` must hold real intensities, got {pixels.dtype}; convert it with .astype(float)")
     if pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] > 4):
@@ -51,13 +51,24 @@ def like(planes: Tensor, image: I) -> I:
     """Give planes the type, shape and dtype of the picture they came from; integers are rounded and kept in range."""
     given: Any = image
     pixels = planes.movedim(0, 2) if given.ndim == 3 else planes[0]
-    dtype = torch.as_tensor(given).dtype
+    if isinstance(given, np.ndarray):
+        return _array(pixels, given)
+    dtype = given.dtype
     if not dtype.is_floating_point:
         span = torch.iinfo(dtype)
         pixels = pixels.round().clamp(span.min, span.max)
-    pixels = pixels.to(dtype).contiguous()
-    result: Any = pixels.numpy() if isinstance(given, np.ndarray) else pixels
+    result: Any = pixels.to(dtype).contiguous()
     return result
+
+
+def _tensor(image: Any) -> Tensor:
+    """Pixels as a tensor: NumPy's types that torch does not calculate with become floats, and its views plain arrays."""
+    if not isinstance(image, np.ndarray):
+        return torch.as_tensor(image).detach()
+    if image.dtype in (np.uint16, np.uint32, np.uint64, np.float16, np.longdouble):
+        return torch.from_numpy(image.astype(np.float32 if image.dtype.itemsize == 2 else np.float64))
+    plain = np.ascontiguousarray(image.astype(image.dtype.newbyteorder("="), copy=False))
+    return torch.as_tensor(plain if plain.flags.writeable else plain.copy())
 
 
 def as_field(image: Any, axes: int) -> Tensor:
@@ -73,12 +84,7 @@ def as_field(image: Any, axes: int) -> Tensor:
     Raises:
         InputError: If it has another form, is too small, or holds nan or infinity.
     """
-    if isinstance(image, np.ndarray) and image.dtype in (np.uint16, np.uint32, np.uint64, np.float16, np.longdouble):
-        pixels = torch.as_tensor(image.astype(np.float32 if image.dtype in (np.uint16, np.float16) else np.float64))
-    elif isinstance(image, np.ndarray):
-        pixels = torch.as_tensor(np.ascontiguousarray(image.astype(image.dtype.newbyteorder("="), copy=False)))
-    else:
-        pixels = torch.as_tensor(image).detach()
+    pixels = _tensor(image)
     if pixels.is_complex() or pixels.dtype == torch.bool:
         raise InputError(f"`image` must hold real intensities, got {pixels.dtype}; convert it with .astype(float)")
     shape = pixels.shape[:axes]
@@ -101,14 +107,18 @@ def as_given(field: Tensor, image: I) -> I:
     given: Any = image
     pixels = field.movedim(0, -1) if given.ndim == field.ndim else field[0]
     if isinstance(given, np.ndarray):
-        array = pixels.cpu().numpy()
-        if given.dtype.kind in "iu":
-            span = np.iinfo(given.dtype)
-            array = np.clip(np.rint(array.astype(np.float64)), span.min, span.max)
-        result: Any = np.ascontiguousarray(array.astype(given.dtype.newbyteorder("=")))
-        return result
+        return _array(pixels, given)
     if not given.dtype.is_floating_point:
         limits = torch.iinfo(given.dtype)
         pixels = pixels.round().clamp(limits.min, limits.max)
     tensor: Any = pixels.to(given.dtype).contiguous()
     return tensor
+
+
+def _array(pixels: Tensor, given: np.ndarray) -> Any:
+    """A NumPy array of the type that was given; integers are rounded and kept in range."""
+    array = pixels.cpu().numpy()
+    if given.dtype.kind in "iu":
+        span = np.iinfo(given.dtype)
+        array = np.clip(np.rint(array.astype(np.float64)), span.min, span.max)
+    return np.ascontiguousarray(array.astype(given.dtype.newbyteorder("=")))

@@ -12,23 +12,40 @@ from torch import Tensor
 from residyn.errors import InputError, ResidynWarning
 from residyn.inverse.operators.blur import check_kernel
 
-FORMS = "gaussian:SIGMA, motion:LENGTH,ANGLE, disk:RADIUS"
+FORMS = "gaussian:SIGMA, motion:LENGTH,ANGLE, disk:RADIUS, for a volume gaussian:SIGMA_Z,SIGMA_Y,SIGMA_X"
 _FINE = 8
 
 
-def gaussian(sigma: float, *, dtype: torch.dtype = torch.float64) -> Tensor:
+LARGEST = 2000
+"""Pixels; a blur that is wider leaves nothing of a picture."""
+
+
+def gaussian(*sigma: float, dtype: torch.dtype = torch.float64) -> Tensor:
     """A Gaussian of standard deviation σ pixels, cut at 4σ, of sum one.
 
-    >>> gaussian(1.0).shape
-    torch.Size([9, 9])
+    Args:
+        sigma: One number for a picture, or one an axis: `(σ_y, σ_x)`, for a volume `(σ_z, σ_y, σ_x)`.
+        dtype: Of the kernel.
+
+    Raises:
+        InputError: If there are more than three, or one is not positive or is absurdly large.
+
+    >>> gaussian(1.0).shape, gaussian(2.0, 1.0, 1.0).shape
+    (torch.Size([9, 9]), torch.Size([17, 9, 9]))
     """
-    if not 0 < sigma < math.inf:
-        raise InputError(f"`sigma` of a gaussian must be > 0 pixels, got {sigma}")
-    radius = max(1, math.ceil(4 * sigma))
-    offsets = torch.arange(-radius, radius + 1, dtype=torch.float64)
-    line = torch.exp(-(offsets**2) / (2 * sigma**2))
-    line = line / line.sum()
-    return torch.outer(line, line).to(dtype)
+    widths = sigma * 2 if len(sigma) == 1 else sigma
+    if not 1 < len(widths) <= 3 or not all(0 < width <= LARGEST / 8 for width in widths):
+        got = ", ".join(map(str, sigma))
+        raise InputError(
+            f"`sigma` of a gaussian must be > 0 pixels and at most {LARGEST / 8:g}, once or once an axis, got {got}"
+        )
+    kernel = torch.ones((), dtype=torch.float64)
+    for width in widths:
+        radius = max(1, math.ceil(4 * width))
+        offsets = torch.arange(-radius, radius + 1, dtype=torch.float64)
+        line = torch.exp(-(offsets**2) / (2 * width**2))
+        kernel = kernel[..., None] * (line / line.sum())
+    return kernel.to(dtype)
 
 
 def motion(length: float, angle: float, *, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -37,8 +54,8 @@ def motion(length: float, angle: float, *, dtype: torch.dtype = torch.float64) -
     >>> motion(3.0, 0.0).sum(0).round(decimals=2)
     tensor([0.3300, 0.3300, 0.3300], dtype=torch.float64)
     """
-    if not 1 <= length < math.inf or not math.isfinite(angle):
-        raise InputError(f"`length` of a motion must be >= 1 pixel and `angle` finite, got {length} and {angle}")
+    if not 1 <= length <= LARGEST or not math.isfinite(angle):
+        raise InputError(f"`length` of a motion must be 1 to {LARGEST} pixels and `angle` finite, got {length} and {angle}")
     count = 64 * math.ceil(length)
     place = (torch.arange(count, dtype=torch.float64) + 0.5) / count * length - length / 2
     turn = math.radians(angle)
@@ -53,8 +70,8 @@ def disk(radius: float, *, dtype: torch.dtype = torch.float64) -> Tensor:
     >>> disk(1.0).shape
     torch.Size([3, 3])
     """
-    if not 0 < radius < math.inf:
-        raise InputError(f"`radius` of a disk must be > 0 pixels, got {radius}")
+    if not 0 < radius <= LARGEST / 2:
+        raise InputError(f"`radius` of a disk must be > 0 pixels and at most {LARGEST // 2}, got {radius}")
     reach = math.ceil(radius - 0.5) if radius > 0.5 else 0
     fine = (torch.arange((2 * reach + 1) * _FINE, dtype=torch.float64) + 0.5) / _FINE - reach - 0.5
     inside = (fine[:, None] ** 2 + fine[None] ** 2 <= radius**2).double()
@@ -73,12 +90,16 @@ def parse(text: str) -> Tensor:
     torch.Size([5, 5])
     """
     name, _, rest = text.partition(":")
-    makers: dict[str, tuple[Any, int]] = {"gaussian": (gaussian, 1), "motion": (motion, 2), "disk": (disk, 1)}
+    makers: dict[str, tuple[Any, tuple[int, ...]]] = {
+        "gaussian": (gaussian, (1, 2, 3)),
+        "motion": (motion, (2,)),
+        "disk": (disk, (1,)),
+    }
     try:
         numbers = [float(part) for part in rest.split(",")]
     except ValueError:
         numbers = []
-    if name not in makers or len(numbers) != makers[name][1]:
+    if name not in makers or len(numbers) not in makers[name][1]:
         raise InputError(f"`--psf` must be one of {FORMS}, or a file, got {text!r}; e.g. gaussian:2")
     kernel: Tensor = makers[name][0](*numbers)
     return kernel
@@ -112,6 +133,15 @@ def normalised(psf: Any, *, shape: tuple[int, ...] | None = None) -> Tensor:
     if abs(total - 1) > 1e-3:
         warnings.warn(f"`psf` sums to {total:.6g}, not to one; it was divided by its sum", ResidynWarning, stacklevel=3)
     return (kernel.double() / total).to(kernel.dtype)
+
+
+def unit(psf: Tensor) -> Tensor:
+    """A PSF over its sum, without a word.
+
+    >>> unit(torch.tensor([1.0, 3.0]))
+    tensor([0.2500, 0.7500])
+    """
+    return psf / psf.sum()
 
 
 def _counted(points: Tensor, reach: list[int]) -> Tensor:

@@ -12,6 +12,8 @@ _SAMPLES = 4096
 _ITERATIONS = 30
 _SETTLED = 0.02
 """Gain in log-likelihood below which the fit has arrived: parameters then move by a fifth of their standard error."""
+_KNEE = 0.05
+"""Largest f₀: a spectrum that is flat up to there belongs to structures of three pixels."""
 _FLOOR = 1e-5
 """Least noise assumed, as a share of the picture's standard deviation: 8-bit rounding alone is more."""
 
@@ -101,7 +103,7 @@ def fit_spectrum(coefficients: Tensor, transfer: Tensor, size: tuple[int, ...], 
     floor = _FLOOR**2 * total
     theta = torch.tensor([math.log(total * 1e-3), 2.0, math.log((1 / max(size)) ** 2), math.log(max(start, floor))]).double()
     low = torch.tensor([-80.0, 0.5, math.log((0.25 / max(size)) ** 2), math.log(floor)]).double()
-    high = torch.tensor([80.0, 5.0, math.log(0.15**2), math.log(4 * total)]).double()
+    high = torch.tensor([80.0, 5.0, math.log(_KNEE**2), math.log(4 * total)]).double()
     free = [0, 1, 2, 3]
     if sigma is not None:
         theta[3] = low[3] = high[3] = 2 * math.log(max(sigma, math.sqrt(floor)))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from residyn.errors import InputError
-from residyn.gradients import Backprop, Implicit
+from residyn.gradients import Backprop, Checkpoint, Implicit
 from residyn.gradients.base import GradientMode
 from residyn.inverse.operators import Operator
 from residyn.inverse.operators.base import check_shape
@@ -153,6 +154,9 @@ class Unrolled(nn.Module):
         if isinstance(self.gradient, Implicit):
             x = self._fixed_point(blocks[0], x, self.gradient)
         else:
+            if self.gradient == Checkpoint():
+                # a block remembers some forty pictures and hands on one: segments keep their ends, blocks within them theirs
+                blocks = [partial(Checkpoint(segments=1).chain, [block]) for block in blocks]
             x = self.gradient.chain(blocks, x)
         return x.reshape(*lead, *op.domain)
 

@@ -110,7 +110,7 @@ def snr(image: Tensor | np.ndarray) -> float:
     return max(total - noise, 0.0) / noise if noise > 0 else math.inf
 
 
-def denoise(image: I, *, snr: float | None = None) -> I:
+def denoise(image: I, *, snr: float | None = None, noise: float | None = None) -> I:
     """Remove white noise from a picture by one residual step, the Wiener filter x⁺ = y + F(y).
 
     F multiplies each frequency by a(f) = -1/(SNR(f) + 1) = -σ²/S_y(f), with S_y the spectrum of the picture itself,
@@ -122,12 +122,13 @@ def denoise(image: I, *, snr: float | None = None) -> I:
             integers.
         snr: Ratio of powers of the clean picture (its mean removed) to the noise, if it is known; estimated by
             `noise_level` otherwise. `inf` leaves the picture as it is.
+        noise: σ of the noise in the units of the pixels, if that is what is known.
 
     Returns:
         The denoised picture, of the type, shape and dtype of `image`.
 
     Raises:
-        InputError: If it is no such picture, or `snr` is negative.
+        InputError: If it is no such picture, `snr` or `noise` is negative, or both are given.
 
     Reference:
         Wiener (1949), doi:10.7551/mitpress/2946.001.0001.
@@ -140,14 +141,16 @@ def denoise(image: I, *, snr: float | None = None) -> I:
     """
     planes = as_planes(image)
     variance = planes.var(dim=(-2, -1), correction=0)
+    if noise is not None and (snr is not None or not 0 <= noise < math.inf):
+        raise InputError(f"`noise` must be a standard deviation >= 0, without `snr` beside it, got {noise} and snr={snr}")
     if snr == math.inf:
         return like(planes, image)
     if snr is None:
-        noise = torch.full_like(variance, noise_level(image) ** 2)
+        power = torch.full_like(variance, (noise_level(image) if noise is None else noise) ** 2)
     else:
-        noise = variance * -optimal_gain(float(snr))
+        power = variance * -optimal_gain(float(snr))
     mean = planes.mean(dim=(-2, -1), keepdim=True)
-    clean = [_step(plane, float(s)) for plane, s in zip(planes - mean, noise, strict=True)]
+    clean = [_step(plane, float(s)) for plane, s in zip(planes - mean, power, strict=True)]
     return like(torch.stack(clean) + mean, image)
 
 

@@ -36,6 +36,12 @@ class Radius(Tensor):
     local: Tensor
     product: Tensor
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Radius:
+        return _made(self.as_subclass(Tensor).clone(), self.local.clone(), self.product.clone(), self.kind, self.reason)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return self.as_subclass(Tensor).__reduce_ex__(protocol)  # type: ignore[no-untyped-call]  # a plain tensor
+
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
 
@@ -89,6 +95,8 @@ def certify(
     x, kind = as_samples(x), as_norm(norm)
     if not 0 < rtol < 1:
         raise InputError(f"`rtol` must be a relative accuracy in (0, 1), got {rtol}; 0.02 is the default")
+    if not work >= 0:
+        raise InputError(f"`work` must be a number of coefficients >= 0, got {work}; 3e7 is the default")
     with quietly(model, x), torch.no_grad():
         scores = logits(model, x)
         y = as_labels(y, x, scores.shape[1])
@@ -107,8 +115,12 @@ def _radius(best: Tensor, local: Tensor, product: Tensor, dtype: torch.dtype, ki
     """In the precision of x, rounded towards 0."""
     dtype = dtype if dtype in (torch.float32, torch.float64) else torch.float32
     low = [torch.nextafter(value.to(dtype), torch.zeros((), dtype=dtype)).clamp(min=0) for value in (best, local, product)]
-    made: Any = torch.Tensor._make_subclass(Radius, low[0])
-    made.kind, made.reason, made.local, made.product = kind, reason, low[1], low[2]
+    return _made(low[0], low[1], low[2], kind, reason)
+
+
+def _made(best: Tensor, local: Tensor, product: Tensor, kind: EstimateKind, reason: str) -> Radius:
+    made: Any = torch.Tensor._make_subclass(Radius, best)
+    made.kind, made.reason, made.local, made.product = kind, reason, local, product
     return made
 
 

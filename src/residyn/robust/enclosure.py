@@ -10,6 +10,7 @@ from torch import Tensor
 from residyn.robust.graph import Network, Node, evaluate
 from residyn.robust.linear_bounds import UNIT, Balls, lower_bounds
 from residyn.robust.lines import Bent
+from residyn.robust.radial import Tangent, tangent
 
 Bounds = tuple[Tensor, Tensor]
 
@@ -26,7 +27,7 @@ def enclose(network: Network, balls: Balls, known: dict[int, Bounds], *, columns
     """
     forward = Columns(network, balls) if columns else None
     for k, node in enumerate(network.nodes):
-        if node.kind != "active":
+        if node.kind not in ("active", "radial"):
             balls.note(k, node)
         else:
             parent = node.parents[0]
@@ -37,9 +38,23 @@ def enclose(network: Network, balls: Balls, known: dict[int, Bounds], *, columns
             only_sign = isinstance(node.activation, Bent)
             low, high = _refined(network, balls, parent, low, high, only_sign=only_sign, work=work)
             known[k] = low, torch.maximum(low, high)
-            balls.note_active(k, node, *known[k])
+            if node.kind == "active":
+                balls.note_active(k, node, *known[k])
+            else:
+                balls.note_radial(k, _tangent(network, balls, k, known[k], forward))
         if forward is not None:
             forward.step(k)
+
+
+def _tangent(network: Network, balls: Balls, k: int, bounds: Bounds, forward: Columns | None) -> Tangent:
+    """The tangent of a radial node at the middle of what its argument may be."""
+    low, high = bounds
+    c0 = (low + high) / 2
+    apart = torch.maximum(high - c0, c0 - low)
+    length = apart.norm(dim=-1, keepdim=True) * (1 + 1e-12)
+    if forward is not None and balls.norm == "l2":
+        length = torch.minimum(length, forward.distance(network.nodes[k].parents[0], c0))
+    return tangent(c0, network.nodes[k].eps, apart, length)
 
 
 def _start(balls: Balls, parent: int, known: Bounds | None) -> Bounds:
@@ -114,6 +129,17 @@ class Columns:
         reach = (self.spread[k] + rest) * (1 + 8 * UNIT) + 8 * UNIT * centre.abs()
         return centre - reach, centre + reach
 
+    def distance(self, k: int, c0: Tensor) -> Tensor:
+        """How far a node's value may be from c₀ along its last axis, over each ball, `(B, …, 1)`: r·‖A‖₂ and the rest."""
+        centre, columns, rest = self.held[k]
+        A = columns.reshape(len(centre), self.inputs, *centre.shape[1:]).movedim(1, -2)  # (B, …, inputs, n)
+        gram = A.mT @ A if A.shape[-1] <= A.shape[-2] else A @ A.mT
+        top = torch.linalg.eigvalsh(gram)[..., -1:].clamp(min=0)
+        # an eigenvalue of a computed Gram matrix is right to as many roundings of its trace as the matrix has rows and terms
+        slack = 8 * sum(A.shape[-2:]) * UNIT * gram.diagonal(dim1=-2, dim2=-1).sum(-1, keepdim=True)
+        spread = self.balls.radius.reshape(-1, *[1] * (top.ndim - 1)) * (top + slack).sqrt()
+        return (spread + ((centre - c0).abs() + rest).norm(dim=-1, keepdim=True)) * (1 + 1e-12)
+
     def _made(self, k: int, parts: list[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
         """The form of a node, but for rounding."""
         node, balls = self.network.nodes[k], self.balls
@@ -121,6 +147,11 @@ class Columns:
             eye = torch.eye(self.inputs, dtype=torch.float64, device=balls.x.device).reshape(self.inputs, *node.shape)
             return balls.x, eye.repeat(len(balls.x), *[1] * len(node.shape)), torch.zeros_like(balls.x)
         centres, columns, rests = (list(held) for held in zip(*parts, strict=True))
+        if node.kind == "radial":
+            found = balls.tangents[k]
+            each = columns[0].reshape(len(balls.x), self.inputs, *node.shape).movedim(0, 1)
+            moved = torch.stack([found.times(column, slice(None)) for column in each], 1).reshape(columns[0].shape)
+            return found.times(centres[0], slice(None)) + found.offset, moved, found.at_most(rests[0])
         if node.kind == "active":
             lines = balls.lines[k]
             least = torch.zeros_like(lines.d) if lines.b is None else lines.b
@@ -153,6 +184,8 @@ class Columns:
             return 4 * UNIT * (node.affine.terms + 8) * node.affine.absolute(masses[0])
         if node.kind == "join":
             return 8 * UNIT * evaluate(node, masses)
+        if node.kind == "radial":
+            return 8 * UNIT * (node.shape[-1] + 8) * (self.balls.tangents[k].at_most(masses[0]) + self.balls.size[k])
         if node.kind == "active":
             lines = self.balls.lines[k]
             return 8 * UNIT * (lines.c.abs() * masses[0] + lines.d.abs() + (0 if lines.b is None else lines.b.abs()))

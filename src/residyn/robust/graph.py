@@ -12,6 +12,7 @@ from torch import Tensor
 
 from residyn.robust.lines import RELU, Activation
 from residyn.robust.maps import Affine, move
+from residyn.robust.radial import radial
 
 Shape = tuple[int, ...]
 
@@ -25,7 +26,7 @@ class Node:
     """One value of the network, of a shape a sample.
 
     Attributes:
-        kind: `"input"`, `"affine"`, `"sum"` (of parents with factors), `"join"` (along an axis), or `"active"`.
+        kind: `"input"`, `"affine"`, `"sum"` (of parents with factors), `"join"` (along an axis), `"active"`, or `"radial"`.
         shape: Shape of a sample.
         parents: Numbers of the nodes it is made of.
         affine: The map of an affine node.
@@ -33,9 +34,10 @@ class Node:
         factors: The factors of a sum.
         dim: The axis of a join, within a sample.
         activation: The function of an active node.
+        eps: ε of a radial one, c/√(‖c‖²/n + ε) along the last axis.
     """
 
-    kind: Literal["input", "affine", "sum", "join", "active"]
+    kind: Literal["input", "affine", "sum", "join", "active", "radial"]
     shape: Shape
     parents: tuple[int, ...] = ()
     affine: Affine | None = None
@@ -43,6 +45,7 @@ class Node:
     factors: tuple[float, ...] = ()
     dim: int = 0
     activation: Activation | None = None
+    eps: float = 0.0
 
 
 @dataclass
@@ -82,6 +85,10 @@ class Network:
         """An elementwise function of one node."""
         return self._add(Node("active", self.nodes[parent].shape, (parent,), activation=activation))
 
+    def normalised(self, parent: int, eps: float) -> int:
+        """Division by the root of the mean square along the last axis."""
+        return self._add(Node("radial", self.nodes[parent].shape, (parent,), eps=eps))
+
     def largest(self, parents: Sequence[int]) -> int:
         """The elementwise maximum of nodes: max(a, b) = b + relu(a - b), as a tournament."""
         row = list(parents)
@@ -119,6 +126,8 @@ def evaluate(node: Node, parents: list[Tensor]) -> Tensor:
     if node.kind == "active":
         assert node.activation is not None
         return node.activation.value(parents[0])
+    if node.kind == "radial":
+        return radial(parents[0], node.eps)
     if node.kind == "join":
         return torch.cat(parents, node.dim + 1)
     total = node.factors[0] * parents[0]

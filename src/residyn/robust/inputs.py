@@ -76,7 +76,10 @@ def as_eps(eps: Any, x: Tensor) -> Tensor:
 
 def as_labels(y: Any, x: Tensor, classes: int) -> Tensor:
     """Check class numbers `(B,)` against the samples and the number of logits."""
-    labels = torch.as_tensor(y).detach().to(x.device)
+    try:
+        labels = torch.as_tensor(y).detach().to(x.device)
+    except (TypeError, ValueError, RuntimeError):
+        raise InputError(f"`y` must be integer class numbers ({len(x)},), got {type(y).__name__}") from None
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise InputError(f"`y` must be integer class numbers, got {labels.dtype}; convert them with .long()")
     if labels.shape != (len(x),):
@@ -119,7 +122,8 @@ def logits(model: Model, x: Tensor) -> Tensor:
         raise InputError(f"`model` must accept x of shape {tuple(x.shape)} and {x.dtype}, got: {cause}") from None
     if not isinstance(z, Tensor):
         raise InputError(
-            f"`model` must return one tensor of logits (B, C), got {type(z).__name__}; wrap it: lambda x: model(x).logits"
+            f"`model` must return one tensor of logits (B, C), got {type(z).__name__}; wrap it in a module that "
+            "returns the logits alone"
         )
     if z.ndim != 2 or len(z) != len(x) or z.shape[1] < 2 or not z.is_floating_point():
         raise InputError(f"`model` must return logits ({len(x)}, C) with C >= 2, got {tuple(z.shape)} of {z.dtype}")

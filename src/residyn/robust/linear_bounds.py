@@ -12,6 +12,7 @@ from torch import Tensor
 from residyn.robust.graph import Network, Node
 from residyn.robust.inputs import Norm
 from residyn.robust.lines import Lines
+from residyn.robust.radial import Tangent
 
 UNIT = 2.0**-53
 _CHUNK = 2**21
@@ -28,6 +29,7 @@ class Balls:
         norm: Of the balls.
         unit: Relative rounding of an operation of the network; 0 for exact arithmetic.
         lines: Of each active node, once its argument is bounded.
+        tangents: Of each radial node, likewise.
         size: Of each node, a bound on its value and on the size of the sums it is computed from.
         error: Of each node but the input, a bound on what rounding may change: that of the network in computing it, and that
             of these bounds in passing it.
@@ -38,6 +40,7 @@ class Balls:
     norm: Norm
     unit: float
     lines: dict[int, Lines] = field(default_factory=dict)
+    tangents: dict[int, Tangent] = field(default_factory=dict)
     size: dict[int, Tensor] = field(default_factory=dict)
     error: dict[int, Tensor] = field(default_factory=dict)
 
@@ -78,6 +81,14 @@ class Balls:
         own = 4 * UNIT * (size[0].numel() + 16) * (size + torch.maximum(low.abs(), high.abs()))
         self.size[k] = size
         self.error[k] = ulps * self.unit * (size.clamp(min=1) if ulps > 1 else size) + own
+
+    def note_radial(self, k: int, found: Tangent) -> None:
+        """Tangent, size and error of a normalisation: the remainder, and as many roundings as its means have terms."""
+        n = found.unit.shape[-1]
+        size = torch.full_like(found.unit, math.sqrt(n) * (1 + 1e-9))
+        self.tangents[k], self.size[k] = found, size
+        own = 8 * UNIT * (size[0].numel() + n + 16) * (size + found.offset.abs() + found.unit.abs())
+        self.error[k] = found.rest + (n + 16) * self.unit * size + own
 
 
 def lower_bounds(network: Network, balls: Balls, node: int, rows: Tensor, owner: Tensor) -> Tensor:
@@ -171,6 +182,9 @@ class _Pass:
             for parent, part in zip(node.parents, torch.split(g, sizes, node.dim + 1), strict=True):
                 self._give(parent, part)
             return 0.0
+        if node.kind == "radial":
+            self._give(first, self.balls.tangents[k].times(g, self.owner))
+            return self._dot(g, self.balls.tangents[k].offset)
         lines = self.balls.lines[k]
         up, down = g.clamp(min=0), g.clamp(max=0)
         constant = self._dot(down, lines.d)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from residyn.analysis.slopes import FUNCTIONS
 from residyn.branch import Dense
 from residyn.robust.graph import Network, Shape, UnknownError
 from residyn.robust.lines import activation
-from residyn.robust.maps import Affine, convolution, layer_map, linear, move, reshaping, scaling
+from residyn.robust.maps import Affine, centring, convolution, layer_map, linear, move, reshaping, scaling
 from residyn.step import Residual, Stack
 
 _SUMS = {operator.add: 1.0, operator.iadd: 1.0, torch.add: 1.0, "add": 1.0, "add_": 1.0,
@@ -62,6 +63,8 @@ def _module(network: Network, module: nn.Module, x: int, name: str) -> int:
         return _residual(network, module, x, name)
     if isinstance(module, ConvexPotential) and type(module).forward is ConvexPotential.forward:
         return _potential(network, module, x, name)
+    if type(module) in (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm):
+        return _normalisation(network, module, x)
     if isinstance(module, _MAX_POOLS) and type(module).__module__.startswith("torch."):
         return _max_pool(network, module, x)
     made = _layer(network, module, x)
@@ -109,6 +112,26 @@ def _potential(network: Network, block: ConvexPotential, x: int, name: str) -> i
         )
         back = convolution(made, weight)
     return network.sum((x, network.affine(z, back)), (1, -step))
+
+
+def _normalisation(network: Network, layer: Any, x: int) -> int:
+    """γ·c/√(‖c‖²/n + ε) + β, c the sample, or a part of it, less its mean."""
+    shape = network.nodes[x].shape
+    grouped = isinstance(layer, nn.GroupNorm)
+    tail = len(layer.normalized_shape) if not grouped else 0
+    outer = (layer.num_groups,) if grouped else shape[: len(shape) - tail]
+    n = math.prod(shape) // math.prod(outer)
+    dtype = torch.float32 if layer.weight is None else layer.weight.dtype
+    eps = torch.finfo(dtype).eps if layer.eps is None else float(layer.eps)
+    x = network.affine(x, reshaping((*outer, n)))
+    if not isinstance(layer, nn.RMSNorm):
+        x = network.affine(x, replace(centring(1), terms=n + 2))
+    x = network.affine(network.normalised(x, eps), reshaping(shape))
+    weight, bias = layer.weight, getattr(layer, "bias", None)
+    if weight is None:
+        return x
+    wide = (-1, *[1] * (len(shape) - 1)) if grouped else tuple(weight.shape)
+    return network.affine(x, scaling(weight.reshape(wide), None if bias is None else bias.reshape(wide)))
 
 
 def _max_pool(network: Network, layer: Any, x: int) -> int:

@@ -134,6 +134,13 @@ def reshaping(shape: Shape) -> Affine:
     return Affine(apply, apply, 0, lambda rows, back: rows.reshape(len(rows), *back))
 
 
+def centring(axes: int) -> Affine:
+    """x - mean over the last axes of a sample."""
+    dims = tuple(range(-axes, 0))
+    rest: Map = lambda x: x - x.mean(dims, keepdim=True)  # noqa: E731 - its own transpose
+    return Affine(rest, lambda x: x + x.mean(dims, keepdim=True), 1, lambda rows, shape: rest(rows))
+
+
 def _batch_norm(layer: Any, shape: Shape) -> Affine | None:
     if layer.running_var is None:
         return None

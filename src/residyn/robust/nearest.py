@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from residyn.errors import InputError
 from residyn.robust.attacking import attack, prepared
 from residyn.robust.ball import Ball
 from residyn.robust.inputs import Model, logits, margins, quietly
@@ -72,6 +73,8 @@ def nearest(
     if limit is None and box is not None:
         size = float(box[1]) - float(box[0])
         whole = size * (x[0].numel() ** 0.5 if str(norm).lower() == "l2" else 1.0)
+    if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 0 or not isinstance(steps, int) or steps < 1:
+        raise InputError(f"`steps` must be a whole number >= 1 and `rounds` >= 0, got {steps!r} and {rounds!r}")
     ball, y = prepared(model, x, y, whole, norm, box)
     with quietly(model, ball.x):
         best, radius = _decoupled(model, ball, y, steps)

@@ -12,7 +12,9 @@ from residyn.robust.graph import Network
 from residyn.robust.inputs import Norm
 from residyn.robust.linear_bounds import Balls, lower_bounds
 
-_TRIALS = 12
+_TRIALS = 30
+_HALVING = 3
+"""Every third trial halves the bracket, so that it closes however far m(r) is from the model."""
 _COLUMNS = 2**25
 """Forward columns of a node beyond which they are not made."""
 
@@ -84,7 +86,7 @@ class Search:
         at_low, at_high = torch.zeros_like(start), torch.zeros_like(start)  # e(r) at both
         trial = share * start / slope
         active = (start > 0).nonzero().flatten()
-        for _ in range(_TRIALS):
+        for k in range(_TRIALS):
             if not len(active):
                 break
             got = self.margin(trial[active], active)
@@ -95,6 +97,8 @@ class Search:
             low[up], at_low[up] = trial[up], lost[proved]
             high[down], at_high[down] = trial[down], lost[~proved]
             trial = self._next(start, slope, low, high, at_low, at_high)
+            if k % _HALVING == _HALVING - 1:
+                trial = torch.where(torch.isinf(high), trial, (low + high) / 2)
             active = active[(high - low > rtol * high)[active] | torch.isinf(high[active])]
         found = (low * slope / start)[start > 0]
         return low, float(found.median()) if len(found) else share

@@ -6,8 +6,11 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from residyn.state import inside_transform, physical
 
 DENSE_LIMIT = 256
 """Up to this many unknowns a sample, a Jacobian is written out."""
@@ -19,23 +22,33 @@ def rows_of(x: Tensor, coupled: bool) -> Tensor:
 
 
 def is_coupled(image: Tensor, x: Tensor) -> bool:
-    """Whether a sample of `image` depends on other samples of the leaf `x` it was computed from, `(B, …)`.
+    """Whether a sample of `image` depends on other samples of the leaf `x` it was computed from, `(B, …)`."""
+    if x.ndim < 2 or len(x) < 2 or not image.requires_grad:
+        return False
+
+    def pull(weight: Tensor) -> Tensor | None:
+        return torch.autograd.grad(image, x, weight, retain_graph=True, allow_unused=True)[0]
+
+    return is_coupled_by(pull, image)
+
+
+def is_coupled_by(pull: Callable[[Tensor], Tensor | None], like: Tensor) -> bool:
+    """Whether samples depend on each other, from the pull-back of a map `(B, …)` → `(B, …)`.
 
     Found by pulling back random weights on half of the samples: what arrives at the other half is zero, but for an event of
     probability zero, exactly if they take no part. The halves are those of each binary digit of the sample's number, either
     way round, so that every ordered pair is apart in one of them: sample 1 may look at sample 0 and not be looked at.
     """
-    if x.ndim < 2 or len(x) < 2 or not image.requires_grad:
+    if like.ndim < 2 or len(like) < 2:
         return False
-    generator = torch.Generator().manual_seed(0)
-    weight = torch.randn(image.shape, generator=generator, dtype=torch.float64).to(image)
-    number = torch.arange(len(x), device=x.device)
-    for digit in range((len(x) - 1).bit_length()):
+    # of NumPy, for torch's own random numbers are refused inside vmap
+    weight = torch.from_numpy(np.random.default_rng(0).standard_normal(tuple(like.shape))).to(like.device, like.dtype)
+    number = torch.arange(len(like), device=like.device)
+    for digit in range((len(like) - 1).bit_length()):
         for half in (True, False):
             inside = ((number >> digit) & 1).bool() == half
-            masked = weight * inside.view(-1, *[1] * (x.ndim - 1))
-            (pulled,) = torch.autograd.grad(image, x, masked, retain_graph=True, allow_unused=True)
-            if pulled is not None and bool((pulled[~inside] != 0).any()):
+            pulled = pull(weight * inside.view(-1, *[1] * (like.ndim - 1)))
+            if pulled is not None and bool((physical(pulled[~inside]) != 0).any()):
                 return True
     return False
 
@@ -77,7 +90,7 @@ class DenseSolver:
 
     def __init__(self, matrix: Tensor, coupled: bool) -> None:
         self.coupled = coupled
-        self.small = matrix.shape[-1] <= 16
+        self.small = matrix.shape[-1] <= 16 or inside_transform()
         if self.small:  # an inverse applied is one product; a batched triangular solve is several, each slower
             self.inverse, info = torch.linalg.inv_ex(matrix)
         else:

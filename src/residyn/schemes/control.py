@@ -18,6 +18,7 @@ from residyn.schemes import failure
 from residyn.schemes.base import Time
 from residyn.schemes.persample import march_per_sample
 from residyn.schemes.problem import Leg, Problem, Report, Taken
+from residyn.state import physical
 
 
 class Control(abc.ABC):
@@ -201,7 +202,7 @@ class Adaptive(Control):
             with torch.no_grad():
                 magnitude1 = step.x.abs()
                 scale = self.scale(torch.maximum(magnitude, magnitude1))
-                ratio = float(torch.linalg.vector_norm(error.div_(scale))) / root_n
+                ratio = _number(torch.linalg.vector_norm(error.div_(scale))) / root_n
             factor, memory = self._factor(ratio, abs(t1 - t), memory, scheme.error_order)
             forced = abs(h) <= self.min_step
             if ratio <= 1.0 or (forced and ratio < math.inf):
@@ -279,13 +280,13 @@ def initial_step(control: Adaptive, problem: Problem, x0: Tensor) -> float:
     scale = control.scale(x0.abs())
     slope = f.remember(t0, x0)
     root_n = math.sqrt(x0.numel())
-    d0, d1 = (v / root_n for v in torch.stack([_norm(x0 / scale), _norm(slope / scale)]).tolist())
+    d0, d1 = _numbers(torch.stack([_norm(x0 / scale), _norm(slope / scale)]) / root_n)
     if not math.isfinite(d1):  # f is not finite, and the first step says where; or a tolerance is zero
         return min(1e-6, span) if failure.finite(slope) else 0.0
     h0 = 1e-6 if d0 < 1e-5 or d1 < 1e-5 else 0.01 * d0 / d1
     h0 = min(h0, span)
     signed = math.copysign(h0, problem.times[-1] - t0)
-    d2 = float(_norm((f(t0 + signed, torch.add(x0, slope, alpha=signed)) - slope) / scale)) / root_n / h0
+    d2 = _number(_norm((f(t0 + signed, torch.add(x0, slope, alpha=signed)) - slope) / scale)) / root_n / h0
     top = max(d1, d2)
     if not math.isfinite(top):
         return h0
@@ -295,6 +296,20 @@ def initial_step(control: Adaptive, problem: Problem, x0: Tensor) -> float:
 
 def _norm(x: Tensor) -> Tensor:
     return torch.linalg.vector_norm(x)
+
+
+def _number(norm: Tensor) -> float:
+    """A norm as a number; the lanes of `vmap` share their steps, as the samples of a batch do, so it is the mean over them."""
+    if not torch._C._functorch.is_functorch_wrapped_tensor(norm):
+        return float(norm)
+    lanes = physical(norm)
+    return float(lanes.square().mean().sqrt())
+
+
+def _numbers(norms: Tensor) -> list[float]:
+    if not torch._C._functorch.is_functorch_wrapped_tensor(norms):
+        return [float(v) for v in norms.tolist()]
+    return [_number(norm) for norm in norms]
 
 
 __all__ = ["Adaptive", "Control", "Fixed", "Outcome", "Time", "default_control", "initial_step"]

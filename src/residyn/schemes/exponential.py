@@ -67,7 +67,7 @@ class ExponentialMidpoint(Scheme):
         known = solves_itself(f)
         if known is not None and known.offset is None and not isinstance(h, Tensor):
             return Step(known.exponential(x, h), None, functools.partial(_known_dense, known, h, x), None)
-        generator = _generator(f)
+        generator = generator_of(f)
         middle = t0 + 0.5 * (t1 - t0)
         start = None if isinstance(state, _Past) else generator(t0, x)
         guess = start if start is not None else state.matrix
@@ -108,13 +108,13 @@ def _known_dense(branch: Symmetric, h: float, x: Tensor, theta: Time) -> Tensor:
     return branch.exponential(x, float(theta) * h)
 
 
-def _generator(f: Field) -> Any:
+def generator_of(f: Field, name: str = "ExponentialMidpoint") -> Any:
     """(t, x) → A(t, x), counted as an evaluation."""
     rhs = f if isinstance(f, Rhs) else None
     inner = f if rhs is None else rhs.f
     if rhs is not None and (rhs.args or rhs.layout is not None):
         raise InputError(
-            "`x0` must be one tensor and `args` empty for ExponentialMidpoint, got a structure or arguments; "
+            f"`x0` must be one tensor and `args` empty for {name}, got a structure or arguments; "
             "make them part of the Generator"
         )
     if isinstance(inner, Autonomous) and isinstance(inner.branch, Dense) and inner.branch.offset is None:
@@ -124,7 +124,7 @@ def _generator(f: Field) -> Any:
         inner = inner.branch
     if not isinstance(inner, Generator):
         raise InputError(
-            f"`f` must be of the form A(t, x)·x for ExponentialMidpoint, got {type(inner).__name__}; derive it from "
+            f"`f` must be of the form A(t, x)·x for {name}, got {type(inner).__name__}; derive it from "
             "residyn.branch.Generator, or use another scheme"
         )
     generator = inner

@@ -14,7 +14,7 @@ from torch import Tensor
 from residyn.errors import InputError
 from residyn.schemes.base import Field, Rational, Scheme, Step, Time
 from residyn.schemes.explicit import combine, step_size
-from residyn.schemes.linearised import Linearisation
+from residyn.schemes.linearised import linearise
 from residyn.schemes.newton import KnownSolver, StageSolver
 from residyn.schemes.problem import Rhs, solves_itself
 from residyn.schemes.record import ImplicitTableau, Recalled, Record
@@ -67,7 +67,7 @@ class DiagonallyImplicit(Scheme):
         if known is not None and not isinstance(h, Tensor):
             solver: StageSolver | KnownSolver = KnownSolver(known, h)
         else:
-            solver = StageSolver(self, Linearisation(f, t0, x) if state is None else state.here(f, t0, x), h, x)
+            solver = StageSolver(self, linearise(f, t0, x) if state is None else state.here(f, t0, x), h, x)
         ks: list[Tensor] = []
         z = x
         for i, (c, row) in enumerate(zip(self.tableau.c, self.tableau.a, strict=True)):

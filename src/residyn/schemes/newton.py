@@ -14,8 +14,9 @@ from residyn.branch import Symmetric
 from residyn.roots.differentiate import Pullback, implicit_gradient
 from residyn.roots.linear import gmres, jacobian, rows_of
 from residyn.schemes.base import Field, Time
-from residyn.schemes.linearised import Linearisation, linear_solver
+from residyn.schemes.linearised import Linearisation, Transformed, differentiable_root, linear_solver, linearise
 from residyn.schemes.plain import is_plain
+from residyn.state import inside_transform, physical
 
 if TYPE_CHECKING:
     from residyn.schemes.implicit import DiagonallyImplicit
@@ -48,13 +49,22 @@ class StageSolver:
         weight = self.h * gamma
         with torch.no_grad():
             z = self._newton(f, t, base.detach(), weight, gamma, guess.detach())
-        if torch.is_grad_enabled():
+        if inside_transform():
+            z = self._differentiable(f, t, base, weight, z)
+        elif torch.is_grad_enabled():
             cut = base.detach()
             image = implicit_gradient(lambda v: base + weight * f(t, v), z, self._transposed, lambda v: cut + weight * f(t, v))
             # the value stays Newton's, so that a step is the same with and without autograd
             z = z + (image - image.detach()) if image.requires_grad else z
         # a sample that has arrived takes steps of length zero, along which any slope will do
         return z, (z - base) / (torch.where(weight == 0.0, 1.0, weight) if isinstance(weight, Tensor) else weight)
+
+    def _differentiable(self, f: Field, t: Time, base: Tensor, weight: Time, z: Tensor) -> Tensor:
+        """z with the derivatives of the exact solution, for whatever is at work around."""
+        own = weight.detach() if isinstance(weight, Tensor) else weight
+        return differentiable_root(
+            lambda z: base + weight * f(t, z) - z, lambda z: linear_solver(Transformed(f, t, z), own), z.detach()
+        )
 
     def _newton(self, f: Field, t: Time, base: Tensor, weight: Time, gamma: float, z: Tensor) -> Tensor:
         found, solved, done = self._iterate(f, t, base, weight, self._linear(f, gamma, weight), z)
@@ -65,6 +75,8 @@ class StageSolver:
         z = found
         shape = (-1, *[1] * (z.ndim - 1)) if z.ndim > 1 and not self.here.coupled else ()
         bad = ~solved
+        if inside_transform():
+            bad, shape = torch.ones(1, dtype=torch.bool, device=z.device), ()
         bad = bad.reshape(shape) if shape else bad.any().reshape(())
         self.failed = bad if self.failed is None else self.failed | bad
         return torch.where(bad, base, z)
@@ -89,7 +101,9 @@ class StageSolver:
                 break
         if not self.damped:
             self.left = judge.left
-        return z, torch.from_numpy(judge.solved).to(z.device), bool(judge.solved.all())
+        every = bool(judge.solved.all())
+        solved = judge.solved if not inside_transform() else np.full(1, every)  # no lane of vmap has a verdict of its own
+        return z, torch.from_numpy(solved).to(z.device), every
 
     def _sizes(self, step: Tensor) -> Array:
         """The root mean square of step/scale of each system, `(B,)`, on the host: the one wait of an iteration."""
@@ -100,7 +114,10 @@ class StageSolver:
                 sizes: Array = np.sqrt(ratio.reshape(-1, self.here.size) @ self.shares)
                 return sizes
         norms = torch.linalg.vector_norm(rows_of(step / self.scale, self.here.coupled), dim=1)
-        found: Array = (norms / math.sqrt(self.here.size)).cpu().double().numpy()
+        norms = norms / math.sqrt(self.here.size)
+        if inside_transform():
+            return np.array(physical(norms).tolist())
+        found: Array = norms.cpu().double().numpy()
         return found
 
     def _search(self, f: Field, t: Time, base: Tensor, weight: Time, z: Tensor) -> tuple[Tensor, Tensor, bool]:
@@ -113,10 +130,10 @@ class StageSolver:
         residual = _residual(f, t, base, weight, z)
         sizes = z.new_zeros(1)
         for _ in range(self.damped):
-            step = linear_solver(Linearisation(f, t, z), weight)(residual)
+            step = linear_solver(linearise(f, t, z), weight)(residual)
             self.iterations += 1
             sizes = torch.linalg.vector_norm(rows_of(step / self.scale, coupled), dim=1) / math.sqrt(self.here.size)
-            if bool((sizes <= 1.0).all()):  # the Jacobian being fresh, what is left is the square of this
+            if bool((physical(sizes) <= 1.0).all()):  # the Jacobian being fresh, what is left is the square of this
                 return z + step, sizes <= 1.0, True
             before = torch.linalg.vector_norm(rows_of(residual, coupled), dim=1)
             share = torch.ones_like(sizes)
@@ -125,7 +142,7 @@ class StageSolver:
                 residual = _residual(f, t, base, weight, trial)
                 after = torch.linalg.vector_norm(rows_of(residual, coupled), dim=1)
                 worse = ~(after <= (1 - 1e-4 * share) * before) & (sizes > 1.0)
-                if not bool(worse.any()):
+                if not bool(physical(worse).any()):
                     break
                 share = torch.where(worse, share / 2, share)
             z = trial

@@ -15,11 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from residyn.errors import InputError
 from residyn.results import Outcome, OutcomeKind
 from residyn.schemes import failure
 from residyn.schemes.base import Step
 from residyn.schemes.plain import is_plain
 from residyn.schemes.problem import Leg, Problem, Report, Taken
+from residyn.state import inside_transform, physical
 
 if TYPE_CHECKING:
     from residyn.schemes.control import Adaptive
@@ -30,6 +32,11 @@ Array = np.ndarray[Any, np.dtype[Any]]
 def march_per_sample(control: Adaptive, problem: Problem, x0: Tensor) -> Iterator[Taken]:
     """Take rounds of steps until every sample is at its last time; one that has arrived takes steps of length zero."""
     scheme, stats = problem.scheme, problem.stats
+    if torch._C._functorch.is_batchedtensor(x0):
+        raise InputError(
+            "`control` must not be per_sample inside vmap, whose lanes share their steps, got Adaptive(per_sample=True) there; "
+            "hand the whole batch to solve, without vmap"
+        )
     clocks = _Clocks(control, problem, x0)
     ratios = _ratios(control, x0)
     x, state = x0, scheme.init(problem.f, problem.times[0], x0)
@@ -91,7 +98,7 @@ class _Ratios:
             scaled = error.div_(self.control.scale(torch.maximum(self.magnitude, self.next)))
             real = torch.view_as_real(scaled) if scaled.is_complex() else scaled
             rows = real.reshape(len(x1), -1)
-            return torch.mv(rows.mul_(rows), self.weights).cpu().double().numpy()
+            return _host(torch.mv(rows.mul_(rows), self.weights))
 
     def keep(self, accept: Array | None, x1: Tensor) -> None:
         """Go on from x1, where only some samples took the step if `accept` says so."""
@@ -129,6 +136,14 @@ class _PlainRatios(_Ratios):
             np.copyto(self.size, self.after, where=accept.reshape(-1, *[1] * (self.size.ndim - 1)))
 
 
+def _host(x: Tensor) -> Array:
+    """Numbers on the host, in double precision."""
+    if inside_transform():
+        return np.array(physical(x).tolist(), dtype=np.float64)
+    found: Array = x.detach().cpu().double().numpy()
+    return found
+
+
 def _ratios(control: Adaptive, x: Tensor) -> _Ratios:
     atol = control.atol
     known = not isinstance(atol, Tensor) or (atol.device.type == "cpu" and atol.dtype == x.dtype and not atol.requires_grad)
@@ -150,7 +165,7 @@ class _Clocks:
     def __init__(self, control: Adaptive, problem: Problem, x0: Tensor) -> None:
         self.control, self.like = control, problem.times[0]
         self.shape, self.here = tuple(self.like.shape), self.like.device.type == "cpu"
-        times = torch.stack(list(problem.times)).reshape(len(problem.times), -1).T.cpu().double().numpy()
+        times = _host(torch.stack(list(problem.times)).reshape(len(problem.times), -1).T)
         self.sign = np.sign(times[:, -1] - times[:, 0])
         self.turned = bool((self.sign < 0).any())
         self.times = np.concatenate([times * self.sign[:, None], np.full((len(times), 1), np.inf)], axis=1)
@@ -163,7 +178,7 @@ class _Clocks:
         self.least = np.maximum(4 * np.spacing(np.abs(times).max(1)), 1e-20 * (self.end - self.t))
         with torch.no_grad():
             first = _initial_steps(control, problem, x0, self.tensor(self.sign))
-        self.h = np.minimum(first.flatten().cpu().double().numpy(), control.max_step)
+        self.h = np.minimum(_host(first.flatten()), control.max_step)
         self.broke = np.zeros_like(self.t)
         self.refused = np.zeros(self.t.shape, dtype=bool)
         self.previous = np.ones_like(self.t)
@@ -224,7 +239,7 @@ class _Clocks:
 
     def stop(self, which: Tensor) -> None:
         """Let samples that met a terminal event arrive where they are."""
-        stopped = which.flatten().cpu().numpy()
+        stopped = _host(which.flatten()) > 0
         self.end, self.due = np.where(stopped, self.t, self.end), np.where(stopped, np.inf, self.due)
 
     def judge(self, square: Array) -> tuple[Report, ...]:

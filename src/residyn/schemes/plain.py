@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from residyn.state import inside_transform
 
@@ -20,5 +19,4 @@ def is_plain(x: Tensor) -> bool:
         and x.numel() <= LIMIT
         and x.device.type == "cpu"
         and not inside_transform()
-        and forward_ad._current_level < 0
     )

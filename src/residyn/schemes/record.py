@@ -11,7 +11,7 @@ from torch import Tensor
 
 from residyn.schemes.base import Field, Time
 from residyn.schemes.explicit import combine
-from residyn.schemes.linearised import Linearisation
+from residyn.schemes.linearised import Linearisation, linearise
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Record:
     def here(self, f: Field, t: Time, x: Tensor) -> Linearisation:
         """∂f/∂x where this step ended."""
         if self._here is None:
-            self._here = Linearisation(f, t, x)
+            self._here = linearise(f, t, x)
         return self._here
 
     def masked(self, accept: Tensor) -> Record:
@@ -86,4 +86,4 @@ class Recalled:
 
     def here(self, f: Field, t: Time, x: Tensor) -> Linearisation:
         """∂f/∂x where that step ended."""
-        return Linearisation(f, t, x)
+        return linearise(f, t, x)

@@ -17,7 +17,9 @@ from residyn.results import OutcomeKind
 from residyn.roots.linear import DENSE_LIMIT, DenseSolver, jacobian, rows_of
 from residyn.schemes.base import Field, Rational, Scheme, Step, Time
 from residyn.schemes.explicit import combine, step_size
+from residyn.schemes.linearised import Transformed
 from residyn.schemes.problem import Rhs, coupled, evaluate_once
+from residyn.state import inside_transform
 
 
 @dataclass(frozen=True)
@@ -70,14 +72,17 @@ class Rosenbrock(Scheme):
         if isinstance(h, Tensor):  # samples that have arrived take steps of length zero: their u are zero, whatever h
             still = h == 0
             h = torch.where(still, torch.ones_like(h), h)
-        here = state if isinstance(state, _Linearised) and state.is_at(x) else _Linearised(f, t0, x)
+        if not isinstance(state, _Linearised) or not state.is_at(x):
+            state = _TransformedLinearised(f, t0, x) if inside_transform() else _Linearised(f, t0, x)
+        here = state
         scale = h * tableau.gamma
         shift = 1.0 / scale if isinstance(scale, float) else (1.0 / scale).reshape(-1, 1, 1)
         eye = torch.eye(here.matrix.shape[-1], dtype=x.dtype, device=x.device)
         system = shift * eye - here.matrix
         if still is not None:
             system = torch.where(still.reshape(-1, 1, 1), eye, system)
-        solve = _DifferentiableSolver(system, here.coupled) if here.tracked else DenseSolver(system, here.coupled)
+        lasting = here.tracked and not inside_transform()  # vmap of lu_solve's own derivative mixes the lanes up (torch 2.13)
+        solve = _DifferentiableSolver(system, here.coupled) if lasting else DenseSolver(system, here.coupled)
         us: list[Tensor] = []
         inverse_h = 1.0 / h
         for i, c in enumerate(tableau.c):
@@ -122,10 +127,7 @@ class _Linearised:
         self.coupled = coupled(f, t, slope, leaf)
         n = rows_of(x, self.coupled).shape[1]
         if n > DENSE_LIMIT:
-            raise InputError(
-                f"`x0` must have at most {DENSE_LIMIT} unknowns a sample for Rodas5P, which writes out Jacobians, got {n}; "
-                "use Kvaerno5(), which does not"
-            )
+            raise InputError(_too_large(n))
         with torch.enable_grad():
             self.matrix = jacobian(slope, leaf, self.coupled, create_graph=track)
             self.drift = None if time is None else _time_derivative(f, slope, leaf, time, track)
@@ -134,6 +136,31 @@ class _Linearised:
     def is_at(self, x: Tensor) -> bool:
         """Whether this is the linearisation at x."""
         return self.x is x
+
+
+class _TransformedLinearised(_Linearised):
+    """As `_Linearised`, inside a transform of torch.func or with dual numbers."""
+
+    def __init__(self, f: Field, t: Time, x: Tensor) -> None:
+        here = Transformed(f, t, x)
+        if here.size > DENSE_LIMIT:
+            raise InputError(_too_large(here.size))
+        self.x, self.tracked, self.coupled = x, True, here.coupled
+        self.slope, self.matrix, self.drift = here.image, here.matrix(), None
+        if not (isinstance(f, Rhs) and f.timeless):
+            # f may read the time as a number, which no derivative sees
+            time = t if isinstance(t, Tensor) else torch.scalar_tensor(t, dtype=torch.float64, device=x.device)
+            real = x.dtype.to_real() if x.is_complex() else x.dtype
+            shift = torch.finfo(real).eps ** (1 / 3) * (1.0 + time.detach().abs())
+            ahead, behind = (f(time.detach() + sign * shift, x) for sign in (1, -1))
+            self.drift = (ahead - behind) / (2 * shift).to(real)
+
+
+def _too_large(n: int) -> str:
+    return (
+        f"`x0` must have at most {DENSE_LIMIT} unknowns a sample for Rodas5P, which writes out Jacobians, got {n}; "
+        "use Kvaerno5(), which does not"
+    )
 
 
 def _evaluate(f: Field, t: Time, x: Tensor) -> Tensor:

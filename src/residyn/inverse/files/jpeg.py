@@ -1,0 +1,60 @@
+"""JPEG through Pillow: quality tables, subsampling, colour profile, EXIF and remark of the picture are used again."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from residyn.errors import InputError, require
+from residyn.inverse.files.photo import Photo, check_size
+
+QUALITY = 95
+
+
+@contextlib.contextmanager
+def opened(path: str, form: str, limit: int) -> Iterator[Any]:
+    """A picture open in Pillow, its size checked by our own limit and not by Pillow's."""
+    module: Any = require("PIL.Image", "imaging")
+    before, module.MAX_IMAGE_PIXELS = module.MAX_IMAGE_PIXELS, None
+    try:
+        with module.open(path, formats=[form]) as image:
+            check_size(path, (image.height, image.width), limit)
+            yield image
+    finally:
+        module.MAX_IMAGE_PIXELS = before
+
+
+def read_jpeg(path: str, limit: int) -> Photo:
+    """Read a JPEG: grey, RGB or CMYK."""
+    with opened(path, "JPEG", limit) as image:
+        plugin = require("PIL.JpegImagePlugin", "imaging")
+        sampling = plugin.get_sampling(image) if image.mode in ("RGB", "L") else -1
+        kept = {"qtables": image.quantization, "subsampling": sampling, "comment": image.info.get("comment")}
+        image.load()
+        info = image.info
+        return Photo(np.array(image), None, "jpeg", info.get("icc_profile"), info.get("exif"), info.get("dpi"), {"jpeg": kept})
+
+
+def jpeg_bytes(pixels: np.ndarray, like: Photo) -> bytes:
+    """A picture as the bytes of a JPEG file.
+
+    Raises:
+        InputError: If it is not of 8 bits, or has alpha.
+    """
+    if pixels.dtype != np.uint8 or like.alpha is not None or pixels.ndim > 3:
+        what = "alpha" if like.alpha is not None else f"{pixels.dtype} {pixels.shape}"
+        raise InputError(f"`-o` must not be a JPEG for a picture with {what}, which JPEG cannot hold; take .png or .tif")
+    image = require("PIL.Image", "imaging").fromarray(pixels)
+    kept = like.kept.get("jpeg")
+    how: dict[str, Any] = {"quality": QUALITY, "subsampling": 0}
+    if kept:
+        how = {"qtables": kept["qtables"], "comment": kept["comment"]}
+        how |= {"subsampling": kept["subsampling"]} if kept["subsampling"] >= 0 else {}
+    page = io.BytesIO()
+    beside = {"icc_profile": like.icc, "exif": like.exif, "dpi": like.dpi and tuple(round(d) for d in like.dpi)}
+    image.save(page, "JPEG", **{key: value for key, value in (how | beside).items() if value is not None})
+    return page.getvalue()
