@@ -42,6 +42,19 @@ def test_json_is_the_result_and_repeats_by_seed(table, capsys):
     assert found[0].findings == found[1].findings
 
 
+def test_a_column_is_an_input_if_it_is_said_to_be(tmp_path, capsys):
+    path = tmp_path / "driven.csv"
+    rows = [f"{0.1 * i:.1f},{1 - math.exp(-0.1 * i):.9f},1" for i in range(60)]  # x' = push - x
+    path.write_text("t,x,push\n" + "\n".join(rows) + "\n")
+    model = tmp_path / "model.safetensors"
+    main(["dynamics", "fit", str(path), "--control", "push", "--json", "--model-out", str(model)])
+    assert Result.from_dict(json.loads(capsys.readouterr().out)).command.endswith("--control push")
+    saved = json.loads(model.with_suffix(".json").read_text("utf-8"))
+    assert (saved["names"], saved["controls"]) == (["x"], ["push"])
+    assert main(["dynamics", "fit", str(path), "--control", "pull"]) == 2
+    assert "`control` must name columns of the file, got 'pull'; it has t, x, push" in capsys.readouterr().err
+
+
 def test_what_cannot_be_forecast_is_said_and_decides_the_exit_code(tmp_path, capsys):
     import torch
 

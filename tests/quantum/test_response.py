@@ -90,7 +90,10 @@ def test_an_unstable_ground_state_is_named():
 
     mf = scf.UHF(gto.M(atom="H 0 0 0; H 0 0 3.0", basis="6-31g", verbose=0))
     without_file(mf)
-    mf.kernel(np.stack([scf.RHF(mf.mol).run(chkfile=None, verbose=0).make_rdm1() / 2] * 2))
+    closed = scf.RHF(mf.mol)
+    without_file(closed)
+    closed.kernel()
+    mf.kernel(np.stack([closed.make_rdm1() / 2] * 2))
     with pytest.raises(SolveError, match="the ground state is not a minimum"):
         excitations(Molecule.from_pyscf(mf))
 

@@ -28,6 +28,9 @@ def fit(
     file: Annotated[str, typer.Argument(metavar="FILE.csv", help="Columns: t, the state's, trajectory if several.")],
     output: Output = None,
     target: Annotated[str, typer.Option("--target", help="What to learn: auto, derivative or flow.")] = "auto",
+    control: Annotated[
+        str | None, typer.Option("--control", metavar="A,B", help="Columns that are inputs; else those named u, u1, u_….")
+    ] = None,
     model_out: Annotated[
         str | None, typer.Option("--model-out", metavar="FILE.safetensors", help="Save the model; a JSON file goes beside it.")
     ] = None,
@@ -42,17 +45,19 @@ def fit(
         report.check(output)
     if model_out is not None and not model_out.endswith(".safetensors"):
         raise InputError(f"`--model-out` must end in .safetensors, got {model_out!r}; a JSON file is written beside it")
+    inputs = None if control is None else [name.strip() for name in control.split(",") if name.strip()]
     began, started = time.perf_counter(), provenance.now()
     from residyn.dynamics import read_csv
     from residyn.dynamics.assessment import assess
 
     with _one_thread(), _bar() as progress:
-        model, section = assess(read_csv(file), name=file, target=target, seed=seed, progress=progress)
+        model, section = assess(read_csv(file, control=inputs), name=file, target=target, seed=seed, progress=progress)
     if model_out is not None:
         model.save(model_out)
         say(f"model written to {model_out}")
     seconds = time.perf_counter() - began
     command = f"residyn dynamics fit {shlex.quote(file)} --target {target} --seed {seed}"
+    command += f" --control {shlex.quote(control)}" if control is not None else ""
     section = replace(section, seconds=seconds)
     result = Result("dynamics", section.title, [section], command, seed, provenance.versions("safetensors"), started, seconds)
     if output is not None:

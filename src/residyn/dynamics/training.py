@@ -55,6 +55,15 @@ class Pairs:
         measured = torch.cat(data.derivative) if data.derivative is not None else None
         return cls(torch.cat([x, u], 1), left, step, (x[left + 1] - x[left]) / step, measured, u.shape[1])
 
+    @property
+    def weight(self) -> Tensor:
+        """Of each pair's residual, `(p, 1)`, of mean square 1: noise in x makes the slope of a short step as uncertain as 1/h.
+
+        Steps longer than the median are not favoured further, for there the truncation error counts; equal steps weigh 1.
+        """
+        share = (self.step.abs() / self.step.abs().median()).clamp(max=1.0)
+        return share / share.square().mean().sqrt()
+
     def flow_inputs(self) -> Tensor:
         """State, controls at both ends, and step of each pair: what a flow map sees."""
         ahead = self.points[self.left + 1][:, self.points.shape[1] - self.controls :]
@@ -75,9 +84,10 @@ def residual(pairs: Pairs, target: str, rule: Rule) -> Residual:
     Returns:
         A function from the network to its residuals, `(p, d)`.
     """
+    weight = pairs.weight
     if target == "flow":
         inputs = pairs.flow_inputs()
-        return lambda net: (net(inputs) - pairs.slope) / net.scale
+        return lambda net: weight * (net(inputs) - pairs.slope) / net.scale
     if rule == "measured":
         if pairs.measured is None:
             raise InputError('`rule` "measured" needs measured derivatives, got none; pass `derivative`, or leave rule="auto"')
@@ -85,11 +95,11 @@ def residual(pairs: Pairs, target: str, rule: Rule) -> Residual:
         return lambda net: (net(pairs.points) - measured) / net.scale
     if rule == "euler":
         left = pairs.points[pairs.left]
-        return lambda net: (net(left) - pairs.slope) / net.scale
+        return lambda net: weight * (net(left) - pairs.slope) / net.scale
 
     def trapezoid(net: Scaled) -> Tensor:
         rates: Tensor = net(pairs.points)
-        off: Tensor = ((rates[pairs.left] + rates[pairs.left + 1]) / 2 - pairs.slope) / net.scale
+        off: Tensor = weight * ((rates[pairs.left] + rates[pairs.left + 1]) / 2 - pairs.slope) / net.scale
         return off
 
     return trapezoid
@@ -180,8 +190,12 @@ def wrap(net: nn.Module, pairs: Pairs, target: str, order: int) -> Scaled:
     # a step that never changes tells nothing; its scaled value is then 0 wherever the map is asked
     spread = inputs.std(0) if len(inputs) > 1 else torch.ones_like(inputs[0])
     constant = spread <= 1e-9 * inputs.abs().amax(0).clamp_min(1e-300)
-    rates = pairs.measured if pairs.measured is not None and target == "derivative" else pairs.slope
-    deviation = rates.std(0) if len(rates) > 1 else torch.ones_like(rates[0])
+    measured = pairs.measured is not None and target == "derivative"
+    rates = pairs.measured if pairs.measured is not None and measured else pairs.slope
+    share = torch.ones_like(rates[:, :1]) if measured else pairs.weight.square()
+    middle = (share * rates).sum(0) / share.sum()
+    deviation = ((share * (rates - middle).square()).sum(0) / max(len(rates) - 1, 1)).sqrt()
+    deviation = deviation if len(rates) > 1 else torch.ones_like(middle)
     deviation = torch.where(deviation > 1e-12 * rates.abs().amax(0).clamp_min(1e-300), deviation, 1.0)
     centre = inputs.mean(0)
-    return Scaled(net, centre, torch.where(constant, 1.0, spread), rates.mean(0), deviation, order)
+    return Scaled(net, centre, torch.where(constant, 1.0, spread), middle, deviation, order)

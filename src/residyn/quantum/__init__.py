@@ -1,5 +1,6 @@
 """Real-time TDDFT of molecules: propagators that are residual steps, and spectra with absolute strengths."""
 
+from residyn.quantum.corrector import Corrector, Trained, train_corrector
 from residyn.quantum.hamiltonian import Absorber, KohnSham
 from residyn.quantum.molecule import Molecule
 from residyn.quantum.propagation import propagate
@@ -17,6 +18,7 @@ __all__ = [
     "Absorber",
     "AdamsMagnus",
     "Continuous",
+    "Corrector",
     "CosineSquared",
     "CrankNicolson",
     "Excitations",
@@ -29,10 +31,12 @@ __all__ = [
     "PropagationError",
     "Spectrum",
     "Stability",
+    "Trained",
     "Trajectory",
     "absorption",
     "excitations",
     "propagate",
     "richardson",
     "stability",
+    "train_corrector",
 ]

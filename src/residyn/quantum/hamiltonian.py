@@ -155,6 +155,12 @@ class KohnSham(Generator):
         turned = -1j * (self._fock @ P - P @ self._fock)
         return -self.flat @ turned.sum(0).real.reshape(-1)
 
+    @property
+    def fock(self) -> Tensor:
+        """The Fock matrix built last, without any field, `(s, n, n)`."""
+        assert self._fock is not None
+        return self._fock
+
     def ready(self, x: Tensor) -> str:
         """Whether the Fock matrix of a state is at hand: `"no"`, `"seen"` (for its energy alone) or `"used"` (and counted)."""
         return "no" if x is not self._x else "used" if self._counted else "seen"

@@ -113,8 +113,8 @@ def ground_state(
         mf = dft.UKS(mol) if spin else dft.RKS(mol)
         mf.xc = xc
         mf.grids.level = grid_level
-        local_only(mf)
     without_file(mf)
+    local_only(mf)
     mf.conv_tol, mf.max_cycle = 1e-10, max_cycle  # `settle` goes further
     with warnings.catch_warnings(), threads_for(mol.nao):
         warnings.simplefilter("ignore")  # PySCF warns of what is checked here
