@@ -292,3 +292,9 @@ def test_a_person_is_asked_before_a_file_is_replaced(photo, tmp_path, answer, co
     os.close(master)
     kept = (tmp_path / "b.deblurred.png").read_bytes() == b"mine"
     assert kept == (code == 2)
+
+
+def test_a_file_that_is_no_picture_is_told_as_such(tmp_path, capsys):
+    (tmp_path / "notes.txt").write_text("hello")
+    assert main(["deblur", str(tmp_path / "notes.txt"), "--psf", "gaussian:1"]) == 2
+    assert "must be a PNG, JPEG, TIFF or NumPy (.npy) file, got a file that begins with b'hell'" in capsys.readouterr().err

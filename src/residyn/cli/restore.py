@@ -43,6 +43,8 @@ Weights = Annotated[
 Force = Annotated[bool, typer.Option("--force", help="Replace files that exist.")]
 MaxPixels = Annotated[int | None, typer.Option("--max-pixels", metavar="N", help="Read pictures up to this size.")]
 
+_PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".npy")
+
 
 def run(
     verb: str,
@@ -116,7 +118,11 @@ def _targets(images: list[str], output: str | None, verb: str) -> list[str]:
     elif output is not None:
         targets = [output]
     else:
-        targets = [str(Path(image).with_name(f"{Path(image).stem}.{ending}{Path(image).suffix}")) for image in images]
+        # a file that is named as no picture is said to be none when it is read, not because of its outcome's name
+        forms = [suffix if (suffix := Path(image).suffix).lower() in _PICTURES else ".png" for image in images]
+        targets = [
+            str(Path(image).with_name(f"{Path(image).stem}.{ending}{form}")) for image, form in zip(images, forms, strict=True)
+        ]
     double = next((target for target in targets if targets.count(target) > 1), None)
     if double is not None:
         raise InputError(f"`IMAGE` must not have the same name twice, got two for {double!r}; run them one folder at a time")

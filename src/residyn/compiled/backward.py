@@ -45,7 +45,8 @@ def pull(run: Run, slots: dense.Slots | None, grad: Tensor, wanted: list[Tensor]
         tensors[i] = item
     given = tuple(item.detach() for item in tensors)
     leaves = torch.stack([run.stack(row) for row in grad])
-    flow = leaves[-1] if run.problem.outcome.ok or slots is None else torch.zeros_like(leaves[-1])
+    at_end = run.problem.outcome.ok or isinstance(run.problem.control, Fixed)
+    flow = leaves[-1] if at_end and len(leaves) > 1 else torch.zeros_like(leaves[-1])
     totals = tuple(torch.zeros_like(given[i]) for i in run.kit.wanted)
     inject, which, totals = _injected(run, slots, leaves, totals, given)
     end = sum(part.count for part in run.rows)

@@ -35,14 +35,24 @@ def reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
+_compilers: set[Any] = set()
+
+
 def has_compiler() -> bool:
-    """Whether there is a C++ compiler that inductor would use."""
+    """Whether there is a C++ compiler that inductor would use; one that was found is not looked for again."""
+    from torch._inductor import config
     from torch._inductor.cpp_builder import get_cpp_compiler
 
+    wanted = config.cpp.cxx
+    if wanted in _compilers:
+        return True
     try:
-        return bool(get_cpp_compiler())
+        found = bool(get_cpp_compiler())
     except (RuntimeError, OSError, subprocess.SubprocessError):
         return False
+    if found:
+        _compilers.add(wanted)
+    return found
 
 
 compilations = 0

@@ -112,12 +112,12 @@ def _adaptive(run: Run, graded: bool) -> tuple[Tensor, dense.Slots | None]:
     problem.legs = Legs(run.times())  # type: ignore[assignment] # a list that is written only if it is read
     arrived = problem.outcome.ok
     found, slots = [x0[None]], None
-    if inner or not arrived:
-        slots = dense.locate(run) if run.rows[0].starts is not None else None
+    if (inner or not arrived) and run.rows[0].starts is not None:
+        slots = dense.locate(run)
+        if not bool(slots.reached.any()):
+            slots = None  # nothing was reported
     if slots is not None and len(slots.legs):
         found.append(run.trace.state(dense.states(run, slots)))
     if arrived:
         found.append(run.trace.state(end)[None])
-    elif run.own_times and slots is None:
-        found.append(torch.full_like(x0, torch.nan)[None])
     return torch.cat(found), slots

@@ -100,7 +100,8 @@ class Run:
 
     def times(self) -> Tensor:
         """The times of all recorded steps, `(steps, 2)` or `(steps, 2, B)`."""
-        return torch.cat([rows.times[: rows.count] for rows in self.rows])
+        parts = [rows.times[: rows.count] for rows in self.rows]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def starts(self) -> Tensor:
         """The states where they began, `(steps, leaves, …)`."""
