@@ -78,9 +78,9 @@ def test_projections_are_inside_in_floating_point(dtype, norm, eps):
 
 def test_what_is_returned_is_what_was_asked():
     net, x, y = digits()
-    x, y = x[:40], y[:40]
+    x, y = x[:16], y[:16]
     for norm, eps in (("l2", 0.6), ("linf", 0.1)):
-        found = attack(net, x, y, eps, norm, steps=30)
+        found = attack(net, x, y, eps, norm, steps=12, targets=2)
         delta = (found.x.double() - x.double()).flatten(1)
         assert bool(((delta.norm(dim=1) if norm == "l2" else delta.abs().amax(1)) <= eps).all())
         assert bool(((found.x >= 0) & (found.x <= 1)).all())

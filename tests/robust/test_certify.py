@@ -130,6 +130,7 @@ def test_lines_lie_on_either_side_of_the_activation(layer):
     assert bool((value.abs() <= reach).all())
 
 
+@pytest.mark.slow
 def test_a_trained_digits_network_gets_three_times_the_product_and_is_never_broken_within():
     net, x, y = digits()
     x, y = x[:8], y[:8]
