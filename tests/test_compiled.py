@@ -57,7 +57,7 @@ def both(f, x0, t, tier, leaves=(), args=(), *, tol=ADAPTIVE, **options):
         gradient = rd.Replay(keep=0) if compiled is None else None
         solution = rd.solve(f, x, t, args=args, compile=compiled, gradient=gradient, **options)
         weight = torch.linspace(0.5, 1.5, solution.x.numel(), dtype=x.dtype).view_as(solution.x)
-        found.append((solution, torch.autograd.grad((solution.x * weight).sum(), [x, *leaves])))
+        found.append((solution, torch.autograd.grad((solution.x * weight).sum(), [x, *leaves], retain_graph=True)))
     (eager, wanted), (ours, got) = found
     assert (ours.stats.accepted, ours.stats.rejected) == (eager.stats.accepted, eager.stats.rejected)
     assert ours.outcome.kind == eager.outcome.kind == "success"
