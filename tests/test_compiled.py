@@ -497,11 +497,11 @@ def test_without_a_compiler(monkeypatch):
     torch.testing.assert_close(x, rd.solve(lambda t, x: -x, x_64, [0.0, 1.0]).x)
 
 
-def test_whether_there_is_a_compiler_is_asked_of_torch(monkeypatch):
+def test_whether_there_is_a_compiler_is_asked_of_torch():
     from torch._inductor import config
 
-    monkeypatch.setattr(config.cpp, "cxx", ("no-such-compiler",))
-    assert not build.has_compiler()
+    with config.patch({"cpp.cxx": ("no-such-compiler",)}):  # monkeypatch would take the setting away when it puts it back
+        assert not build.has_compiler()
 
 
 def test_a_compiler_that_fails(monkeypatch):

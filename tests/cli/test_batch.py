@@ -11,6 +11,10 @@ from residyn.errors import InputError
 
 @pytest.fixture
 def measure(monkeypatch):
+    from joblib.externals.loky import get_reusable_executor
+
+    # workers that an earlier test started do not know where the module of jobs is
+    get_reusable_executor().shutdown(wait=True)
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=":")
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
     return importlib.import_module("jobs").measure

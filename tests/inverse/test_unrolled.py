@@ -1,5 +1,7 @@
 """Unrolled networks: classical at first, the same gradient in every mode, and the one that ships."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -101,7 +103,8 @@ def test_the_fixed_point_and_its_gradient():
 
 
 @pytest.mark.slow
-def test_checkpointed_training_takes_a_twentieth_of_the_memory():
+def test_checkpointed_training_takes_a_twentieth_of_the_memory(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2]))
     from benchmarks.inverse import peak
 
     assert peak(rd.Backprop(), 40, 64) >= 20 * peak(rd.Checkpoint(), 40, 64)
