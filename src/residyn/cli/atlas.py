@@ -10,17 +10,17 @@ import typer
 
 from residyn import report
 from residyn.atlas import Interrupted, Store, runner
-from residyn.cli.options import Debug, Json, Output, Seed
-from residyn.cli.output import emit, say, show
+from residyn.cli.options import Debug, Json, Output, Seed, entries
+from residyn.cli.output import Stopped, emit, say, show
 from residyn.cli.progress import bar
 from residyn.errors import InputError
 from residyn.results import Result
 
-INTERRUPTED = 130
-
 
 def atlas(
-    ids: Annotated[list[str] | None, typer.Argument(metavar="ID", help="Which systems; all if none.")] = None,
+    ids: Annotated[
+        list[str] | None, typer.Argument(metavar="ID", autocompletion=entries, help="Which systems; all if none.")
+    ] = None,
     output: Output = None,
     fast: Annotated[bool, typer.Option("--fast", help="Less data, fewer repetitions: a first look.")] = False,
     seed: Seed = 0,
@@ -41,8 +41,7 @@ def atlas(
             result = replace(stop.result, note=f"{stop.result.note} {_go_on(stop.result.command, output)}")
     _deliver(result, output, as_json=as_json)
     if not result.complete:
-        say(result.note)
-        raise typer.Exit(INTERRUPTED)
+        raise Stopped(result.note)
     if store:
         store.remove()
     raise typer.Exit(1 if result.verdict == "fail" else 0)
