@@ -10,6 +10,7 @@ import typer
 
 from residyn import report
 from residyn.errors import ResidynError
+from residyn.report.words import clean
 from residyn.results import Result
 
 
@@ -49,7 +50,7 @@ def say(text: str) -> None:
         text: The line.
     """
     try:
-        typer.echo("\n".join(map(report.clean, text.split("\n"))), err=True)
+        typer.echo("\n".join(map(clean, text.split("\n"))), err=True)
     except OSError:
         with contextlib.suppress(OSError, ValueError):
             _abandon(sys.stderr.fileno())
