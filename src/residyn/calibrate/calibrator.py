@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from residyn.calibrate import inputs
-from residyn.calibrate.inputs import Labels, Scores
 from residyn.errors import ResidynError
+from residyn.statistics import inputs
+from residyn.statistics.inputs import Labels, Scores
 
 S = TypeVar("S", Tensor, np.ndarray)
 

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from residyn.calibrate import inputs
 from residyn.calibrate.calibrator import Calibrator, S
-from residyn.calibrate.inputs import Labels, Scores
 from residyn.errors import InputError
+from residyn.statistics import inputs
+from residyn.statistics.inputs import Labels, Scores
 from residyn.step import Residual
 
 _ITERATIONS = 100
