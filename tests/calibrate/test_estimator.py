@@ -11,7 +11,6 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from residyn.calibrate import Calibrator, ShrinkClassifier, nll
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # the checks fit on noise, where "not calibrated" is right
 @parametrize_with_checks([ShrinkClassifier()])
 def test_passes_scikit_learns_checks(estimator, check):

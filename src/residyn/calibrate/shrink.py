@@ -197,8 +197,8 @@ def _newton(z: Tensor, right: float, s: float, first: float, rtol: float) -> tup
     """Safeguarded Newton steps from s until one is below rtol·s: g(0) < 0 < g(∞) is known.
 
     The steps are Newton's for log(-m) in log s, with m(s) = mean(Σ p·z): close to a straight line above the root, as the
-    logits' gaps are spread out, so that no start is too far. Below it that step goes beyond the root, the plain one short of it: ten
-    times the plain one is the limit. Newton's error is squared by a step, so what is left after one of 1e-6 is some 1e-12.
+    logits' gaps are spread out, so that no start is too far. Below it that step goes beyond the root and the plain one falls
+    short; the limit is ten of these. Newton's error is squared by a step: after one of 1e-6 some 1e-12 is left.
     """
     low, high = 0.0, math.inf
     for iteration in range(1, _ITERATIONS + 1):
