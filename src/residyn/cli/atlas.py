@@ -23,6 +23,7 @@ def atlas(
     output: Output = None,
     fast: Annotated[bool, typer.Option("--fast", help="Less data, fewer repetitions: a first look.")] = False,
     seed: Seed = 0,
+    jobs: Annotated[int, typer.Option("--jobs", metavar="N", help="Systems at once; -1 for what cores and memory allow.")] = -1,
     as_json: Json = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run of the same -o.")] = False,
     debug: Debug = False,
@@ -32,10 +33,12 @@ def atlas(
     entries = [entry.id for entry in runner.select(chosen)]
     if output is not None:
         report.check(output)
+    if jobs < -1 or jobs == 0:
+        raise InputError(f"`--jobs` must be at least 1, or -1 for what cores and memory allow, got {jobs}")
     store = _store(output, fast=fast, seed=seed, resume=resume)
     with bar(entries) as progress:
         try:
-            result = runner.run(chosen, fast=fast, seed=seed, progress=progress, keep=store)
+            result = runner.run(chosen, fast=fast, seed=seed, jobs=jobs, progress=progress, keep=store)
         except Interrupted as stop:
             result = replace(stop.result, note=f"{stop.result.note} {_go_on(stop.result.command, output)}")
     deliver(result, output, as_json=as_json)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from residyn.atlas import Progress
+from residyn.atlas.runner import DONE
 from residyn.cli.output import say
 
 Share = Callable[[float, str], None]
@@ -16,10 +17,10 @@ Share = Callable[[float, str], None]
 
 @contextmanager
 def bar(ids: Sequence[str]) -> Iterator[Progress | None]:
-    """Show how far a run over some entries is.
+    """Show how far a run over some entries is: a line for the whole, and one for each that runs.
 
     Args:
-        ids: The entries, in the order they run.
+        ids: The entries.
 
     Yields:
         The callback for `residyn.atlas.run`; `None` where nobody watches.
@@ -28,15 +29,21 @@ def bar(ids: Sequence[str]) -> Iterator[Progress | None]:
         yield None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[what]}"), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True, highlight=False), transient=True) as progress:
-        task = progress.add_task(ids[0], total=len(ids), what="")
+        total = progress.add_task(f"0/{len(ids)}", total=len(ids), what="systems done")
+        rows: dict[str, TaskID] = {}
+        share = dict.fromkeys(ids, 0.0)
 
         def advance(entry: str, fraction: float, text: str) -> None:
-            place = ids.index(entry) + fraction
-            progress.update(task, completed=place, description=f"{entry} ({ids.index(entry) + 1}/{len(ids)})", what=text)
+            if entry not in rows:
+                rows[entry] = progress.add_task(entry, total=1.0, what="")
+            progress.update(rows[entry], completed=fraction, what=text, visible=text != DONE)
+            share[entry] = max(share[entry], fraction)
+            done = sum(not progress.tasks[row].visible for row in rows.values())
+            progress.update(total, completed=sum(share.values()), description=f"{done}/{len(ids)}")
 
         yield advance
 
