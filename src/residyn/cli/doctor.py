@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import time
 
-import typer
-
 from residyn import provenance, report
 from residyn.cli.options import Debug, Json, Output
-from residyn.cli.output import emit, say, show
+from residyn.cli.output import deliver, leave
 from residyn.results import Result
 
 
@@ -22,11 +20,5 @@ def doctor(output: Output = None, as_json: Json = False, debug: Debug = False) -
     sections = [checkup.core(), checkup.extras(), checkup.machine()]
     seconds = time.perf_counter() - began
     result = Result("doctor", "This installation", sections, "residyn doctor", None, provenance.versions(), started, seconds)
-    if output is not None:
-        report.write(result, output)
-        say(f"{report.headline(result)}; written to {output}")
-    if as_json:
-        emit(result.to_json())
-    elif output is None:
-        show(result)
-    raise typer.Exit(1 if result.verdict == "fail" else 0)
+    deliver(result, output, as_json=as_json)
+    leave(result)
