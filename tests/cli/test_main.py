@@ -2,7 +2,6 @@
 
 import json
 import os
-import resource
 import subprocess
 import sys
 
@@ -61,20 +60,31 @@ def test_help_ends_with_two_examples(args, capsys):
     assert err == ""
 
 
-@pytest.mark.parametrize("verb", [[], ["atlas"], ["list"], ["explain"]])
-def test_help_is_quick_and_does_without_torch(verb):
+VERBS = [
+    "atlas",
+    "audit",
+    "calibrate",
+    "deblur",
+    "denoise",
+    "disulfide",
+    "dynamics",
+    "explain",
+    "graph",
+    "list",
+    "segment",
+    "spectrum",
+]
+
+
+def test_help_of_every_verb_does_without_the_heavy_packages():
+    """What makes it quick; how quick it is stands in the benchmarks."""
     code = (
         "import sys\nfrom residyn.cli import main\n"
-        f"code = main({[*verb, '--help']})\n"
-        "assert not {'torch', 'numpy', 'matplotlib', 'jinja2'} & set(sys.modules)\nsys.exit(code)"
+        f"codes = [main([*verb, '--help']) for verb in [[], *([v] for v in {VERBS})]]\n"
+        "assert not {'torch', 'numpy', 'scipy', 'matplotlib', 'jinja2', 'PIL', 'pyscf', 'gemmi'} & set(sys.modules)\n"
+        "sys.exit(max(codes))"
     )
-    times = []
-    for _ in range(3):  # processor time, least of three: the wall clock also measures the neighbours
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        times.append(after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime)
-    assert min(times) < 0.5
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
 def test_version(capsys):

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import shlex
-import sys
 import time
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from residyn import provenance, report
 from residyn.cli.options import Debug, Json, Output, Seed
-from residyn.cli.output import emit, say, show
+from residyn.cli.output import deliver, leave
+from residyn.cli.progress import one_thread, share
 from residyn.errors import InputError
 from residyn.results import Result
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
 
 
 def graph(
@@ -51,7 +47,7 @@ def graph(
 
     given = read(file, nodes=nodes, labels=labels, features=features)
     wish = Wish(depth, Law(eta, anchor, implicit), layers, epochs, seed)
-    with _one_thread(), _bar() as progress:
+    with one_thread(), share("graph") as progress:
         section = assess(given, name=Path(file).name, wish=wish, progress=progress)
     seconds = time.perf_counter() - began
     options = {"labels": labels, "features": features, "nodes": nodes, "depth": depth, "eta": eta, "anchor": anchor}
@@ -60,14 +56,8 @@ def graph(
     command = shlex.join(["residyn", "graph", file, *words])
     section = replace(section, seconds=seconds)
     result = Result("graph", section.title, [section], command, seed, provenance.versions(), started, seconds)
-    if output is not None:
-        report.write(result, output)
-        say(f"{report.headline(result)}; written to {output}")
-    if as_json:
-        emit(result.to_json())
-    elif output is None:
-        show(result)
-    raise typer.Exit(1 if result.verdict == "fail" else 0)
+    deliver(result, output, as_json=as_json)
+    leave(result)
 
 
 def _check(output: str | None, depth: int, eta: float, anchor: float, implicit: float, layers: int, epochs: int) -> None:
@@ -81,30 +71,3 @@ def _check(output: str | None, depth: int, eta: float, anchor: float, implicit: 
     for name, size in (("eta", eta), ("implicit", implicit)):
         if not 0 < size < float("inf"):
             raise InputError(f"`--{name}` must be > 0, got {size:g}")
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """One thread, so that sums do not depend on how many there are."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextmanager
-def _bar() -> Iterator[Callable[[float, str], None] | None]:
-    """A progress bar on standard error, where that is a terminal."""
-    if sys.stderr is None or not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True, highlight=False), transient=True) as progress:
-        task = progress.add_task("graph", total=1.0)
-        yield lambda share, text: progress.update(task, completed=share, description=text)
