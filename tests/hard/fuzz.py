@@ -69,7 +69,7 @@ def child(runs, seed, names, report):
         folder = Path(tempfile.mkdtemp())
         corpus = folder / "corpus"
         corpus.mkdir()
-        seeds = [reader.seeds() for reader in chosen]
+        seeds = [reader.whole for reader in chosen]
         for i, reader in enumerate(chosen):
             for j, data in enumerate(seeds[i]):
                 (corpus / f"{i}-{j}").write_bytes(bytes([i]) + data)
