@@ -105,7 +105,8 @@ def _proteins(folder):
 
     for i in range(5):
         for entry in ("1ejg", "1ubi"):
-            (folder / f"{entry}-{i}.pdb").write_bytes(gzip.open(sample(entry)).read())
+            with gzip.open(sample(entry)) as page:
+                (folder / f"{entry}-{i}.pdb").write_bytes(page.read())
 
 
 def _graph(folder):
