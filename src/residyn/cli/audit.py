@@ -5,10 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import shlex
-import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -17,7 +15,8 @@ import typer
 
 from residyn import provenance, report
 from residyn.cli.options import Debug, Json, Output, Seed
-from residyn.cli.output import emit, say, show
+from residyn.cli.output import deliver, leave, say
+from residyn.cli.progress import share
 from residyn.errors import InputError, ResidynError, require
 from residyn.results import Result, Section
 
@@ -76,17 +75,8 @@ def audit(
     seconds = time.perf_counter() - began
     versions = provenance.versions(*(["transformers"] if model.startswith("hf:") else []))
     result = Result("audit", title, sections, _command(wish, inputs or []), seed, versions, started, seconds)
-    if output is not None:
-        if Path(output).suffix.lower() == ".csv":
-            report.put(output, _csv(result))
-        else:
-            report.write(result, output)
-        say(f"{report.headline(result)}; written to {output}")
-    if as_json:
-        emit(result.to_json())
-    elif output is None:
-        show(result)
-    raise typer.Exit(1 if result.verdict == "fail" else 0)
+    deliver(result, output, as_json=as_json, write=_write)
+    leave(result)
 
 
 def _check(output: str | None, jobs: int, backend: str, budget: float | None) -> None:
@@ -118,7 +108,7 @@ def _one(wish: Wish, file: str | None, prefix: str = "", *, quiet: bool = False)
     else:
         given = reading.read(file, model, home=home, size=wish.size, normalise=wish.normalise, length=wish.length)
     truth = given.labels if wish.labels is None else reading.labels(wish.labels)
-    with _bar(quiet=quiet) as progress:
+    with share("audit", quiet=quiet) as progress:
         found = run(model, *given.args, targets=truth, budget=wish.budget, seed=wish.seed, progress=progress, **given.kwargs)
     title = page.result(found).title
     return title, page.sections(found, data=given.where, prefix=prefix)
@@ -157,6 +147,13 @@ def _command(wish: Wish, files: list[str]) -> str:
     return shlex.join(words)
 
 
+def _write(result: Result, output: str) -> None:
+    if Path(output).suffix.lower() == ".csv":
+        report.put(output, _csv(result))
+    else:
+        report.write(result, output)
+
+
 def _csv(result: Result) -> str:
     """The blocks of all inputs, a line each; the columns that any of them has."""
     tables = [(s.id.rpartition(": ")[0], t) for s in result.sections for t in s.tables]
@@ -169,18 +166,3 @@ def _csv(result: Result) -> str:
             cells = {c: int(v) if c == "depth" and isinstance(v, float) else v for c, v in zip(t.columns, row, strict=True)}
             out.writerow({"input": name} | cells)
     return page.getvalue()
-
-
-@contextmanager
-def _bar(*, quiet: bool) -> Iterator[Callable[[float, str], None] | None]:
-    """How far an audit is, where somebody watches."""
-    if quiet or sys.stderr is None or not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("audit"), BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True, highlight=False), transient=True) as progress:
-        task = progress.add_task("looking for blocks", total=1.0)
-        yield lambda fraction, text: progress.update(task, completed=fraction, description=text)

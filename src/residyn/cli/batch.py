@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from residyn.cli.output import say
+from residyn.cli.progress import one_thread
 from residyn.errors import InputError, ResidynError, require
 from residyn.results import Section
 
@@ -118,19 +119,6 @@ def run(
     if store is not None:
         store.remove()
     return [done[name] for name in names]
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """One thread a file: several files at once share the cores, and on small matrices more threads are slower."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import typer
 
 from residyn import provenance, report
 from residyn.cli.options import Debug, Json, Output, Seed
-from residyn.cli.output import emit, say, show
+from residyn.cli.output import deliver, leave
 from residyn.errors import InputError
 from residyn.results import Result
 
@@ -50,11 +50,5 @@ def calibrate(
     command = " ".join([*words, "--kind", kind, "--bins", str(bins), "--seed", str(seed)])
     section = replace(section, seconds=seconds)
     result = Result("calibrate", section.title, [section], command, seed, provenance.versions(), started, seconds)
-    if output is not None:
-        report.write(result, output)
-        say(f"{report.headline(result)}; written to {output}")
-    if as_json:
-        emit(result.to_json())
-    elif output is None:
-        show(result)
-    raise typer.Exit(1 if result.verdict == "fail" else 0)
+    deliver(result, output, as_json=as_json)
+    leave(result)

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import shlex
-import sys
 import time
-from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from residyn import provenance, report
 from residyn.cli.options import Debug, Json, Output, Seed, examples
-from residyn.cli.output import emit, say, show
+from residyn.cli.output import deliver, leave, say
+from residyn.cli.progress import one_thread, share
 from residyn.errors import InputError
 from residyn.results import Result
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
 
 app = typer.Typer(help="Learn a system from its trajectories.", no_args_is_help=True)
 _TARGETS = ("auto", "derivative", "flow")
@@ -50,7 +46,7 @@ def fit(
     from residyn.dynamics import read_csv
     from residyn.dynamics.assessment import assess
 
-    with _one_thread(), _bar() as progress:
+    with one_thread(), share("fit") as progress:
         model, section = assess(read_csv(file, control=inputs), name=file, target=target, seed=seed, progress=progress)
     if model_out is not None:
         model.save(model_out)
@@ -60,14 +56,8 @@ def fit(
     command += f" --control {shlex.quote(control)}" if control is not None else ""
     section = replace(section, seconds=seconds)
     result = Result("dynamics", section.title, [section], command, seed, provenance.versions("safetensors"), started, seconds)
-    if output is not None:
-        report.write(result, output)
-        say(f"{report.headline(result)}; written to {output}")
-    if as_json:
-        emit(result.to_json())
-    elif output is None:
-        show(result)
-    raise typer.Exit(1 if result.verdict == "fail" else 0)
+    deliver(result, output, as_json=as_json)
+    leave(result)
 
 
 @app.callback()
@@ -82,30 +72,3 @@ app.command(
         "residyn dynamics fit pendulum.csv --target flow --model-out model.safetensors --json",
     ),
 )(fit)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """The matrices are small: more threads are slower, and make sums depend on their number."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextmanager
-def _bar() -> Iterator[Callable[[float, str], None] | None]:
-    """A progress bar on standard error, where that is a terminal."""
-    if sys.stderr is None or not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True, highlight=False), transient=True) as progress:
-        task = progress.add_task("fit", total=1.0)
-        yield lambda share, text: progress.update(task, completed=share, description=text)

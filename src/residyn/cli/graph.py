@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import shlex
-import sys
 import time
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from residyn import provenance, report
 from residyn.cli import batch
 from residyn.cli.options import Debug, Json, Output, Seed
-from residyn.cli.output import emit, say, show
+from residyn.cli.output import deliver, leave
+from residyn.cli.progress import one_thread, share
 from residyn.errors import InputError
 from residyn.results import Result
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
 
 
 def graph(
@@ -60,7 +56,7 @@ def graph(
     options = {"labels": labels, "features": features, "nodes": nodes, "depth": depth, "eta": eta, "anchor": anchor}
     options |= {"implicit": implicit, "layers": layers, "epochs": epochs, "seed": seed}
     if len(files) == 1 and plan.here and not resume:
-        with batch.one_thread(), _bar() as progress:  # a file that cannot be read is an error of the command
+        with one_thread(), share("graph") as progress:  # a file that cannot be read is an error of the command
             sections = [replace(work(files[0], progress=progress), id="graph")]
     else:
         conditions = {**options, "versions": provenance.versions()}
@@ -70,14 +66,10 @@ def graph(
     command = shlex.join(["residyn", "graph", *files[:20], *words])
     title = sections[0].title if len(sections) == 1 else f"Depth on {len(sections)} graphs"
     result = Result("graph", title, sections, command, seed, provenance.versions(), started, seconds)
-    if output is not None:
-        report.write(result, output)
-        say(f"{report.headline(result)}; written to {output}")
-    if as_json:
-        emit(result.to_json())
-    elif output is None:
-        show(result)
-    raise typer.Exit(1 if result.verdict == "fail" or any(section.error for section in sections) else 0)
+    deliver(result, output, as_json=as_json)
+    if any(section.error for section in sections):
+        raise typer.Exit(1)
+    leave(result)
 
 
 def _title(file: str) -> str:
@@ -95,17 +87,3 @@ def _check(output: str | None, depth: int, eta: float, anchor: float, implicit: 
     for name, size in (("eta", eta), ("implicit", implicit)):
         if not 0 < size < float("inf"):
             raise InputError(f"`--{name}` must be > 0, got {size:g}")
-
-
-@contextmanager
-def _bar() -> Iterator[Callable[[float, str], None] | None]:
-    """A progress bar on standard error, where that is a terminal."""
-    if sys.stderr is None or not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True, highlight=False), transient=True) as progress:
-        task = progress.add_task("graph", total=1.0)
-        yield lambda share, text: progress.update(task, completed=share, description=text)

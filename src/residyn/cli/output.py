@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
+from typing import NoReturn
 
 import typer
 
@@ -62,3 +64,40 @@ def show(result: Result) -> None:
         emit(capture.get())
     else:
         emit(report.text(result))
+
+
+def deliver(
+    result: Result,
+    output: str | None,
+    *,
+    as_json: bool,
+    write: Callable[[Result, str], None] = report.write,
+    brief: Callable[[Result], Result] | None = None,
+    more: str = "",
+) -> None:
+    """Hand over the outcome of a verb: the file if one is named, JSON if asked for, else the terminal report.
+
+    Args:
+        result: The outcome.
+        output: The file; its ending says the form.
+        as_json: Whether JSON goes to standard output.
+        write: Writes the file.
+        brief: What of it the terminal shows; all of it if `None`.
+        more: Ends the line that says where it is.
+    """
+    if output is not None:
+        write(result, output)
+        say(f"{report.headline(result)}; written to {output}{more}")
+    if as_json:
+        emit(result.to_json())
+    elif output is None:
+        show(brief(result) if brief else result)
+
+
+def leave(result: Result) -> NoReturn:
+    """End the verb with the exit code that its outcome asks for: 1 if a finding failed, else 0.
+
+    Args:
+        result: The outcome.
+    """
+    raise typer.Exit(1 if result.verdict == "fail" else 0)

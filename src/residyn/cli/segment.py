@@ -15,7 +15,7 @@ import typer
 from residyn import provenance, report
 from residyn.cli import batch
 from residyn.cli.options import Debug, Json, Seed, examples
-from residyn.cli.output import emit, say, show
+from residyn.cli.output import deliver, say
 from residyn.errors import InputError
 from residyn.results import Result, Section
 
@@ -150,13 +150,7 @@ def _deliver(
     if len(sections) == 1:
         sections = [replace(sections[0], seconds=seconds)]
     result = Result("segment", title, sections, command, seed, provenance.versions("pillow"), started, seconds)
-    if page is not None:
-        report.write(result, page)
-        say(f"{report.headline(result)}; written to {page}")
-    if as_json:
-        emit(result.to_json())
-    elif page is None:
-        show(result)
+    deliver(result, page, as_json=as_json)
 
 
 app.command(
