@@ -114,7 +114,8 @@ def predict(
     conditions = {"model": model, "masks": masks, "window": window, "versions": provenance.versions()}
     sections = batch.run(names, work, plan, output=page, conditions=conditions, title=_title)
     words = ["residyn", "segment", "predict", *files[:20], "--model", model, "-o", output]
-    _deliver(sections, f"Segmentation of {len(names)} pictures", shlex.join(words), None, began, started, page, as_json=as_json)
+    title = sections[0].title if len(sections) == 1 else f"Segmentation of {len(sections)} pictures"
+    _deliver(sections, title, shlex.join(words), None, began, started, page, as_json=as_json)
     say(f"{sum(not s.error for s in sections)} masks written to {output}")
     if any(s.error for s in sections):
         raise typer.Exit(1)
