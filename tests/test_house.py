@@ -20,7 +20,7 @@ FLOORS = (
     ("audit", "training", "testing", "compat"),
     ("inverse", "dynamics", "quantum", "protein", "graph", "nets", "robust", "transfer", "calibrate"),
     ("atlas",),
-    ("report",),
+    ("report", "schemas"),
     ("cli", "__main__"),
 )
 DOMAINS = FLOORS[6]

@@ -378,6 +378,8 @@ def _build(kind: Any, data: Any, where: str) -> Any:
         return float(data)
     if kind is float and isinstance(data, (int, float)) and not isinstance(data, bool):
         return float(data)
+    if kind is int and isinstance(data, float) and data.is_integer():  # to JSON, 1.0 is a whole number
+        data = int(data)
     if isinstance(kind, type) and isinstance(data, kind) and isinstance(data, bool) == (kind is bool):
         return data
     raise InputError(f"`{where}` must be {kind}, got {str(data)[:60]!r}")

@@ -156,7 +156,7 @@ JOBS = (
     Job("graph", _verb("graph", "g.txt", "--labels", "labels.txt", "--epochs", "60", "-o", "r.json"), _graph, ("r.json",)),
     Job("calibrate", _verb("calibrate", "a.npz", "-o", "r.json"), _logits, ("r.json",)),
     Job(
-        "training", (str(ROOT / "tests" / "training" / "job.py"), "w.safetensors", "--checkpoint", "run.safetensors", "--samples", "2000"),
+        "training", (str(ROOT / "tests" / "hard" / "train.py"),),
         _nothing, ("w.safetensors",),
     ),
 )  # fmt: skip

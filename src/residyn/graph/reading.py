@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import zipfile
 import zlib
@@ -13,11 +12,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy import io, sparse
+from scipy import sparse
 from torch import Tensor
 
 from residyn.arrays import read_npy, read_npz
 from residyn.errors import InputError
+from residyn.graph.market import read_market
 
 _ALONE = 1_000_000
 """Nodes that a file may have whatever its edges."""
@@ -85,8 +85,7 @@ def read(path: str, *, nodes: int | None = None, labels: str | None = None, feat
         if ending == ".npz":
             graph = _npz(file)
         elif ending == ".mtx":
-            _check_market(file)
-            graph = _matrix(io.mmread(file), "MatrixMarket")
+            graph = _matrix(read_market(file), "MatrixMarket")
         elif ending in (".graphml", ".xml"):
             from residyn.graph.graphml import read_graphml
 
@@ -162,21 +161,6 @@ def _numbered(n: int, edges: int) -> list[str]:
             "nodes without an edge"
         )
     return [str(i) for i in range(n)]
-
-
-def _check_market(file: Path) -> None:
-    """Hold the sizes that a MatrixMarket file declares against its bytes, before room is made for them."""
-    with file.open("rb") as text:
-        kind = text.readline(1024).lower()
-        line = text.readline(1 << 16)
-        while line.startswith(b"%") or (line and not line.strip()):
-            line = text.readline(1 << 16)
-    sizes = [int(word) for word in line.split()[:3] if word.isdigit() and len(word) < 20]
-    count = sizes[2] if len(sizes) == 3 else math.prod(sizes)
-    if len(sizes) < 2 or (b"array" in kind) != (len(sizes) == 2):
-        raise InputError(f"`FILE` must be MatrixMarket with a line of its sizes, got {str(file)!r} with {line[:40]!r}")
-    if count > 2 * file.stat().st_size:  # two bytes an entry at least; a skew-symmetric array holds less than half of them
-        raise InputError(f"`FILE` must hold the {count:,} entries that it declares, got {file.stat().st_size:,} bytes")
 
 
 def _dense(*sides: list[str]) -> bool:
