@@ -23,7 +23,7 @@ def hydrogen():
 
 @pytest.fixture(scope="module")
 def trained(hydrogen):
-    return train_corrector(hydrogen, duration=24.0, test_factor=5.0)
+    return train_corrector(hydrogen, duration=16.0, test_factor=5.0)
 
 
 def noise(*shape, seed=0):
