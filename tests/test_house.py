@@ -12,11 +12,11 @@ SOURCE = Path(__file__).parents[1] / "src" / "residyn"
 
 # The floors of docs/architecture, ground first. A room is a module or package directly below `residyn`.
 FLOORS = (
-    ("errors", "results", "provenance", "csvtext"),
+    ("errors", "results", "provenance", "csvtext", "arrays"),
     ("state", "step", "branch", "interpolation"),
     ("schemes", "roots", "gradients"),
     ("flow", "compiled", "interpolation"),
-    ("analysis",),
+    ("analysis", "statistics"),
     ("audit", "training", "testing", "compat"),
     ("inverse", "dynamics", "quantum", "protein", "graph", "nets", "robust", "transfer", "calibrate"),
     ("atlas",),
@@ -30,7 +30,6 @@ FLOOR = {room: height for height, rooms in enumerate(FLOORS) for room in rooms}
 MEANT = {
     ("residyn.step", "gradients"),  # Stack's default gradient mode
     ("residyn.audit.auditing", "report"),  # an audit writes its own page
-    ("residyn.audit.outputs", "calibrate"),  # whether a classifier's probabilities are to be believed
 }
 
 # What comes with the core's own dependencies; anything else loaded by `import residyn` belongs to an extra.

@@ -49,9 +49,20 @@ def test_both_signs():
     assert Shrink().fit(*record(0.3)).lam < 0
 
 
-def test_few_iterations_from_every_scale():
-    # safeguarded Newton: ten-fold growth while unbounded, then quadratic; six decades take no more than this
-    assert max(Shrink().fit(*record(10.0**k)).iterations for k in range(-3, 4)) <= 30
+@pytest.mark.parametrize("start", [None, 1 - 1e-6, 0.99, 0.0, -99.0, -1e6])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_few_iterations_from_every_start_and_scale(start, dtype):
+    z, y = record(2.0)
+    heavy = z * torch.exp(2 * torch.randn(len(z), 1, generator=torch.Generator().manual_seed(1), dtype=torch.float64))
+    for table in (z, heavy):
+        best = 1 - Shrink().fit(table, y).lam
+        for decade in range(-6, 7, 3):
+            shrink = Shrink(start).fit((10.0**decade * table).to(dtype), y)
+            assert shrink.iterations <= 15
+            # Newton stops at errors of 1e-12; rounding the logits to float32 moves s by some 6e-8 of itself; λ = 1 - s is
+            # rounded to 1.1e-16
+            rel, rounding = 1e-10 if dtype == torch.float64 else 1e-6, 2.3e-16 * 10.0**decade
+            assert (1 - shrink.lam) * 10.0**decade == pytest.approx(best, rel=rel, abs=rounding)
 
 
 def test_survives_where_newton_fails():
@@ -102,6 +113,11 @@ def test_bad_input_is_named():
         Shrink().fit(z, z.argmin(1))
     with pytest.raises(ResidynError, match=r"`Shrink` must be fitted before `transform`; call fit\(logits, labels\)"):
         Shrink().transform(z)
+    for start in (1.0, math.nan, -math.inf):
+        with pytest.raises(
+            InputError, match=r"`start` must be a number < 1, got .*; leave it out to start from the data's scale"
+        ):
+            Shrink(start).fit(z, y)
     with pytest.raises(InputError, match=r"`labels` must lie in \[0, 4\]"):
         Shrink().fit(z, y + 5)
 

@@ -84,7 +84,7 @@ def test_scikit_learn_tools():
     assert made[-1].lam == pytest.approx(1 - (1 - Shrink().fit(z, y).lam) / 2, abs=1e-10)
     assert made.predict_proba(z.numpy()).shape == (300, 4)
     assert base.is_classifier(Shrink())
-    with pytest.raises(ResidynError, match=r"`width` must be an argument of Shrink, which has none"):
+    with pytest.raises(ResidynError, match=r"`width` must be an argument of Shrink, which has \['start'\]"):
         Shrink().set_params(width=1)
 
 

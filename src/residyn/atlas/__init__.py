@@ -2,7 +2,8 @@
 
 from residyn.atlas.catalog import ENTRIES, Entry
 from residyn.atlas.context import Context
-from residyn.atlas.runner import Interrupted, Progress, run
+from residyn.atlas.runner import Interrupted, run
+from residyn.atlas.single import Progress
 from residyn.atlas.store import Store
 
 __all__ = ["ENTRIES", "Context", "Entry", "Interrupted", "Progress", "Store", "run"]

@@ -11,9 +11,9 @@ from residyn.atlas.context import Context
 from residyn.atlas.data import mnist
 from residyn.atlas.fit import seeded, train
 from residyn.calibrate import Shrink, ece, nll, stationarity
-from residyn.calibrate.figures import reliability_figure
 from residyn.nets import MLP
 from residyn.results import Figure, Finding, Section, Series, Table
+from residyn.statistics.figures import reliability_figure
 
 CODE = """\
 import numpy as np

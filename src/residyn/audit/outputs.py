@@ -12,6 +12,8 @@ from torch.nn import functional
 from residyn.audit.trace import tensors
 from residyn.errors import InputError
 from residyn.results import Figure
+from residyn.statistics.figures import reliability_figure
+from residyn.statistics.measures import ece
 
 Metric = Callable[[Any, Any], float]
 
@@ -92,8 +94,6 @@ def calibration(output: Tensor, targets: Tensor, seed: int = 0) -> tuple[float, 
     """
     if not classes(output, targets) or len(output) < 50:
         return None
-    from residyn.calibrate import ece
-
     rows = output.detach().double().cpu()
     whole = bool((rows >= 0).all()) and bool((rows.sum(1) - 1).abs().max() < 1e-4)
     p = rows if whole else rows.softmax(1)
@@ -106,6 +106,4 @@ def diagram(output: Tensor | None, targets: Any) -> Figure | None:
     """The reliability diagram of a classifier, where there are labels; `None` where there are not."""
     if output is None or not isinstance(targets, Tensor) or not classes(output, targets):
         return None
-    from residyn.calibrate.figures import reliability_figure
-
     return reliability_figure(output.detach().float().cpu(), targets.cpu(), "Reliability", caption=f"{len(output)} samples.")

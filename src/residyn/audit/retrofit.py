@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from residyn.audit.endings import Ending, endings, refusal
-from residyn.audit.gains import Adapted, Adapter, Gain, Hook, Survival
+from residyn.audit.gains import Adapted, Gain, Hook, Survival, started
 from residyn.errors import InputError
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from residyn.audit.prune import Pruned
 
 Names = str | Sequence[str] | None
+Parts = dict[str, Tensor]
 
 
 class Change:
@@ -125,7 +126,7 @@ class Retrofit:
         for value in factors.values():
             if not bool(torch.isfinite(torch.as_tensor(value)).all()):
                 raise InputError(f"`factor` must be finite, got {value}")
-        return self._hang("scale", names, lambda block, end: (Gain(end.place, factors[block.name]), None, ""))
+        return self._hang("scale", names, lambda block, end: (Gain(end.place, factors[block.name]), {}, ""))
 
     def layer_scale(self, names: Names = None, init: float = 1e-4) -> Change:
         """LayerScale: a learned gain a channel, F ← γ·F, that starts small.
@@ -183,7 +184,7 @@ class Retrofit:
             raise InputError(f"`schedule` must be 'linear' or 'uniform', got {schedule!r}")
         order = {b.name: i for i, b in enumerate(self.audit.blocks, 1)}
         share = {name: (i / len(order) if schedule == "linear" else 1.0) for name, i in order.items()}
-        return self._hang("stochastic_depth", names, lambda b, e: (Survival(e.place, 1 - rate * share[b.name]), None, ""))
+        return self._hang("stochastic_depth", names, lambda b, e: (Survival(e.place, 1 - rate * share[b.name]), {}, ""))
 
     def spectral(self, names: Names = None, norm: float = 1.0) -> Change:
         """Bound branches: parametrise the layers of the module that a branch ends with so that it is `norm`-Lipschitz.
@@ -237,12 +238,13 @@ class Retrofit:
         if rank < 1:
             raise InputError(f"`rank` must be >= 1, got {rank}; it is the width of the bottleneck")
 
-        def make(_: Block, end: Ending) -> tuple[Hook, Adapter, str]:
+        generator = torch.Generator().manual_seed(self.audit.run.seed)
+
+        def make(_: Block, end: Ending) -> tuple[Hook, Parts, str]:
             axis = 1 if len(end.shape) == 4 else -1
-            name = self._name("adapter")
-            with torch.random.fork_rng():
-                torch.manual_seed(self.audit.run.seed)
-                return Adapted(end.place, name), Adapter(end.shape[axis], rank, axis), name
+            n, name = end.shape[axis], self._name("adapter")
+            shapes: dict[str, tuple[int, ...]] = {"down": (rank, n), "downbias": (rank,), "up": (n, rank), "upbias": (n,)}
+            return Adapted(end.place, f"{name}_", axis), started(shapes, generator), name
 
         return self._hang("adapters", names, make)
 
@@ -278,35 +280,30 @@ class Retrofit:
         return [(block, endings(self.audit.graph, block, s)) for block, s in chosen]
 
     def _gains(self, what: str, names: Names, start: Callable[[Ending], Tensor]) -> Change:
-        def make(_: Block, end: Ending) -> tuple[Hook, nn.Parameter, str]:
+        def make(_: Block, end: Ending) -> tuple[Hook, Parts, str]:
             name = self._name(what)
-            return Gain(end.place, name), nn.Parameter(start(end)), name
+            return Gain(end.place, name), {"": start(end)}, name
 
         return self._hang(what, names, make)
 
-    def _hang(self, what: str, names: Names, make: Callable[[Block, Ending], tuple[Hook, Any, str]]) -> Change:
-        """Hang a hook on the end of every branch, with its parameter or module if it has one."""
+    def _hang(self, what: str, names: Names, make: Callable[[Block, Ending], tuple[Hook, Parts, str]]) -> Change:
+        """Hang a hook on the end of every branch, with its parameters if it has any."""
         planned = self._planned(names)
         change = Change(what, [block.name for block, _ in planned])
         for block, ends in planned:
             for end in ends:
                 module = self.audit.model.get_submodule(end.module)
-                hook, part, name = make(block, end)
-                if part is not None:
-                    example = next((p for p in self.audit.model.parameters() if p.is_floating_point()), torch.zeros(()))
-                    part = self._placed(part, example)
-                    (module.register_parameter if isinstance(part, nn.Parameter) else module.add_module)(name, part)
-                    change.parameters += [part] if isinstance(part, nn.Parameter) else list(part.parameters())
-                    change.steps.append(lambda module=module, name=name: delattr(module, name))  # type: ignore[misc]
+                hook, parts, name = make(block, end)
+                example = next((p for p in self.audit.model.parameters() if p.is_floating_point()), torch.zeros(()))
+                for part, tensor in parts.items():
+                    key = f"{name}_{part}" if part else name
+                    parameter = nn.Parameter(tensor.detach().to(example.device, example.dtype))
+                    module.register_parameter(key, parameter)
+                    change.parameters.append(parameter)
+                    change.steps.append(lambda module=module, key=key: delattr(module, key))  # type: ignore[misc]
                 change.steps.append(module.register_forward_hook(hook).remove)
         self.changes.append(change)
         return change
-
-    @staticmethod
-    def _placed(part: Any, example: Tensor) -> Any:
-        if isinstance(part, nn.Parameter):
-            return nn.Parameter(part.detach().to(example.device, example.dtype))
-        return part.to(example.device, example.dtype)
 
     def _name(self, what: str) -> str:
         self._count += 1

@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING, Any
 from residyn.calibrate.calibrator import Calibrator
 from residyn.calibrate.decomposition import Interval, Parts, bootstrap, decompose
 from residyn.calibrate.export import Calibrated
-from residyn.calibrate.measures import Reliability, brier, classwise_ece, ece, nll, reliability
 from residyn.calibrate.reading import Record, read
 from residyn.calibrate.shrink import Shrink, stationarity
 from residyn.calibrate.smooth import smooth_ece
 from residyn.calibrate.varying import ClassShrink, InputShrink, cross_fit
+from residyn.statistics.measures import Reliability, brier, classwise_ece, ece, nll, reliability
 
 if TYPE_CHECKING:
     from residyn.calibrate.estimator import ShrinkClassifier

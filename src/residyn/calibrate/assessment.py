@@ -7,16 +7,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from residyn.calibrate import inputs
 from residyn.calibrate.decomposition import Interval, bootstrap, decompose
-from residyn.calibrate.figures import reliability_figure
-from residyn.calibrate.inputs import Kind
-from residyn.calibrate.measures import brier, classwise_ece, ece, nll
 from residyn.calibrate.reading import Record
 from residyn.calibrate.shrink import Shrink
 from residyn.calibrate.smooth import smooth_ece
 from residyn.errors import InputError
 from residyn.results import Figure, Finding, Section, Series, Table
+from residyn.statistics import inputs
+from residyn.statistics.figures import reliability_figure
+from residyn.statistics.inputs import Kind
+from residyn.statistics.measures import brier, classwise_ece, ece, nll
 
 CODE = """\
 import torch

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from residyn.calibrate import inputs
-from residyn.calibrate.inputs import Labels, Scores
 from residyn.errors import ResidynError
+from residyn.statistics import inputs
+from residyn.statistics.inputs import Labels, Scores
 
 S = TypeVar("S", Tensor, np.ndarray)
 
@@ -117,7 +117,8 @@ class Calibrator(ABC):
         return hasattr(self, "classes_")
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.get_params().items())})"
+        given = ", ".join(f"{name}={value!r}" for name, value in self.get_params().items() if value is not None)
+        return f"{type(self).__name__}({given})"
 
     def _fitted(self, classes: int) -> None:
         self.classes_ = np.arange(classes)

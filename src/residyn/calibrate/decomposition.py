@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from residyn.calibrate import inputs
-from residyn.calibrate.inputs import Kind, Labels, Scores
-from residyn.calibrate.measures import class_events, nll
 from residyn.calibrate.shrink import Shrink
 from residyn.errors import InputError
+from residyn.statistics import inputs
+from residyn.statistics.inputs import Kind, Labels, Scores
+from residyn.statistics.measures import class_events, nll
 
 
 @dataclass(frozen=True)

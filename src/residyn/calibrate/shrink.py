@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from residyn.calibrate import inputs
 from residyn.calibrate.calibrator import Calibrator, S
-from residyn.calibrate.inputs import Labels, Scores
 from residyn.errors import InputError
+from residyn.statistics import inputs
+from residyn.statistics.inputs import Labels, Scores
 from residyn.step import Residual
 
 _ITERATIONS = 100
@@ -25,8 +26,13 @@ class Shrink(Calibrator):
     who know it as a temperature). 0 < λ < 1 mends an over-confident network, λ < 0 an under-confident one. As s > 0,
     the order of the classes in each row, and so every prediction, stays as it was.
 
-    Newton's method on the derivative, with a bracket: a Newton step that leaves the bracket is replaced by a bisection,
-    because where the network is saturated the curvature underflows and the bare Newton step is NaN. All in float64.
+    Newton's method on the logarithm of the derivative's two sides, with a bracket: a step that leaves the bracket is
+    replaced by one from the data's own scale, because where the network is saturated the curvature underflows and the bare
+    Newton step is NaN. The last steps are taken in float64.
+
+    Args:
+        start: λ < 1 to start from; by default Newton's step from λ = 1, which follows the scale of the logits. The λ found is
+            the same.
 
     Attributes:
         lam: λ, after `fit`.
@@ -45,6 +51,13 @@ class Shrink(Calibrator):
     lam: float
     iterations: int
 
+    def __init__(self, start: float | None = None) -> None:
+        self.start = start
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """As `Calibrator.get_params`."""
+        return {"start": self.start}
+
     def fit(self, logits: Scores, labels: Labels) -> Shrink:
         """Find λ.
 
@@ -58,11 +71,14 @@ class Shrink(Calibrator):
 
         Raises:
             InputError: If shapes, values or labels do not fit; or if no λ < 1 minimises the likelihood's negative
-                logarithm, because all predictions are right or the scores say nothing of the labels.
+                logarithm, because all predictions are right or the scores say nothing of the labels; or if `start` is not
+                a number < 1.
         """
+        if self.start is not None and not -math.inf < self.start < 1:
+            raise InputError(f"`start` must be a number < 1, got {self.start!r}; leave it out to start from the data's scale")
         z = inputs.log_scores(logits, "logits")
         y = inputs.labels(labels, z)
-        scale, self.iterations = best_scale(z, y)
+        scale, self.iterations = best_scale(z, y, None if self.start is None else 1.0 - self.start)
         self.lam = 1.0 - scale
         self._fitted(z.shape[1])
         return self
@@ -97,12 +113,13 @@ class Shrink(Calibrator):
         return torch.tensor(1.0 - self.lam, dtype=logits.dtype, device=logits.device)
 
 
-def best_scale(z: Tensor, y: Tensor) -> tuple[float, int]:
+def best_scale(z: Tensor, y: Tensor, start: float | None = None) -> tuple[float, int]:
     """The s > 0 that minimises the mean negative log-likelihood of softmax(s·z).
 
     Args:
         z: Logits, `(N, C)`, float64.
         y: Class numbers, `(N,)`.
+        start: Where to start; from the data if not given.
 
     Returns:
         s, and the steps it took.
@@ -123,7 +140,7 @@ def best_scale(z: Tensor, y: Tensor) -> tuple[float, int]:
             "`logits` must on average be higher for the labelled class than for the others, got the contrary: λ >= "
             "1 would be best, which turns the predictions round; check that labels and columns correspond"
         )
-    return _root(z, float(right.mean()))
+    return _root(z, float(right.mean()), start)
 
 
 def stationarity(logits: Scores, labels: Labels, lam: float) -> tuple[float, float]:
@@ -167,29 +184,45 @@ def _derivatives(z: Tensor, right: float, scale: float) -> tuple[float, float]:
     return first / len(z) - right, second / len(z)
 
 
-def _root(z: Tensor, right: float) -> tuple[float, int]:
+def _root(z: Tensor, right: float, start: float | None) -> tuple[float, int]:
     """The s > 0 with g(s) = 0, and the steps it took: far from it in single precision, at a quarter of the cost."""
-    start, steps = _newton(z.float(), right, 1.0, 1e-4)
-    s, more = _newton(z, right, start, 1e-6)
+    # From s = 0, where p is uniform, Newton's step needs no exponential, and scales with the logits as s does.
+    first = (right - float(z.mean())) / float(z.var(1, correction=0).mean())
+    rough, steps = _newton(z.float(), right, first if start is None else start, first, 1e-3)
+    s, more = _newton(z, right, rough, first, 1e-6)
     return s, steps + more
 
 
-def _newton(z: Tensor, right: float, s: float, rtol: float) -> tuple[float, int]:
+def _newton(z: Tensor, right: float, s: float, first: float, rtol: float) -> tuple[float, int]:
     """Safeguarded Newton steps from s until one is below rtol·s: g(0) < 0 < g(∞) is known.
 
-    Newton's error is squared by a step, so what is left after one of 1e-6 is some 1e-12.
+    The steps are Newton's for log(-m) in log s, with m(s) = mean(Σ p·z): close to a straight line above the root, as the
+    logits' gaps are spread out, so that no start is too far. Below it that step goes beyond the root and the plain one falls
+    short; the limit is ten of these. Newton's error is squared by a step: after one of 1e-6 some 1e-12 is left.
     """
-    low, high = 0.0, float("inf")
+    low, high = 0.0, math.inf
     for iteration in range(1, _ITERATIONS + 1):
         g, slope = _derivatives(z, right, s)
         if g == 0.0:
             return s, iteration
         low, high = (s, high) if g < 0 else (low, s)
-        newton = s - g / slope if slope > 0 else float("nan")
-        # while nothing bounds s from above, a Newton step may go no further than tenfold
-        limit = min(high, 10 * s)
-        new = newton if low < newton < limit else (limit if high == float("inf") else (low + high) / 2)
-        if abs(new - s) <= (rtol if new == newton else min(rtol, 1e-13)) * new:
+        mean = g + right
+        new = math.nan
+        if slope > 0 > mean:
+            new = s * math.exp(max(-50.0, min(50.0, math.log(right / mean) * mean / (s * slope))))
+            if g < 0:
+                new = min(new, 10 * (s - g / slope))
+        newton = low < new < high
+        if not newton:
+            new = first if low < first < high else _between(low, high)
+        if abs(new - s) <= (rtol if newton else min(rtol, 1e-13)) * new:
             return new, iteration
         s = new
     return s, _ITERATIONS
+
+
+def _between(low: float, high: float) -> float:
+    """A point of the bracket, by orders of magnitude."""
+    if high == math.inf:
+        return 100 * low
+    return math.sqrt(low * high) if low > 0 else high / 100

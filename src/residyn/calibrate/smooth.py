@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from residyn.calibrate.binning import statements
-from residyn.calibrate.inputs import Kind, Labels, Scores
+from residyn.statistics.binning import statements
+from residyn.statistics.inputs import Kind, Labels, Scores
 
 _GRID = 4096
 """Points on [0, 1]; samples are shared out linearly between neighbours, which moves each by 1/4096 at most."""

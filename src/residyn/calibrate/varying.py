@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from residyn.calibrate import inputs
 from residyn.calibrate.calibrator import Calibrator
-from residyn.calibrate.inputs import Labels, Scores
 from residyn.calibrate.shrink import best_scale
 from residyn.errors import InputError
+from residyn.statistics import inputs
+from residyn.statistics.inputs import Labels, Scores
 
 
 class ClassShrink(Calibrator):

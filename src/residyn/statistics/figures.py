@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from residyn.calibrate.inputs import Kind, Labels, Scores
-from residyn.calibrate.measures import reliability
 from residyn.results import Figure, Series
+from residyn.statistics.inputs import Kind, Labels, Scores
+from residyn.statistics.measures import reliability
 
 
 def reliability_figure(

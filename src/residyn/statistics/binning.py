@@ -7,9 +7,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from residyn.calibrate import inputs
-from residyn.calibrate.inputs import Kind, Labels, Scores
 from residyn.errors import InputError
+from residyn.statistics import inputs
+from residyn.statistics.inputs import Kind, Labels, Scores
 
 Binning = Literal["width", "mass"]
 

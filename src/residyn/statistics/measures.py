@@ -9,10 +9,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from residyn.calibrate import inputs
-from residyn.calibrate.binning import Binning, binned, statements
-from residyn.calibrate.inputs import Kind, Labels, Scores
 from residyn.errors import InputError
+from residyn.statistics import inputs
+from residyn.statistics.binning import Binning, binned, statements
+from residyn.statistics.inputs import Kind, Labels, Scores
 
 Norm = Literal["l1", "l2", "max"]
 
