@@ -21,7 +21,7 @@ EstimateKind = Literal["estimate", "lower", "upper", "certified"]
 Verdict = Literal["pass", "warn", "fail", "info"]
 OutcomeKind = Literal["success", "max_steps", "non_finite", "step_underflow", "root_failed", "event", "singular"]
 Scale = Literal["linear", "log", "symlog"]
-Mark = Literal["line", "points", "band", "bars", "heat"]
+Mark = Literal["line", "points", "band", "bars", "heat", "region"]
 
 _RANK: dict[str, int] = {"info": 0, "pass": 1, "warn": 2, "fail": 3}
 
@@ -119,9 +119,10 @@ class Series:
         label: Its name in the legend.
         x: Abscissae; nan in x and y alike breaks a line.
         y: Ordinates; the same length.
-        mark: `"line"` (theory, by habit), `"points"` (measurement), `"band"` (`y` to `y2`),
-            `"bars"`, or `"heat"`: a row of cells, one an abscissa, the darker the larger (by rank of size, row by row).
-        y2: Upper edge of a band.
+        mark: `"line"` (theory, by habit), `"points"` (measurement), `"band"` (`y` to `y2`), `"region"` (the same, in grey
+            behind all else), `"bars"`, or `"heat"`: a row of cells, one an abscissa, the darker the larger (by rank of size,
+            row by row).
+        y2: Upper edge of a band or region.
     """
 
     label: str
@@ -144,6 +145,8 @@ class Figure:
         yscale: As `xscale`.
         caption: One or two sentences: what to see.
         equal: Whether both axes have the same scale (for a complex plane).
+        xlim: Both ends of the abscissa; as the data ask if `None`.
+        ylim: Both ends of the ordinate.
     """
 
     title: str
@@ -154,6 +157,8 @@ class Figure:
     yscale: Scale = "linear"
     caption: str = ""
     equal: bool = False
+    xlim: list[float] | None = None
+    ylim: list[float] | None = None
 
 
 @dataclass(frozen=True)
@@ -233,6 +238,7 @@ class Result:
         seconds: Wall time.
         complete: False if it was interrupted.
         note: One line for the reader of an incomplete result: how to go on.
+        overview: What stands in front of the sections: small figures side by side, and tables; it holds no findings.
         schema: Name and version of this form.
 
     >>> r = Result("demo", "A demo", [Section("a", "A", findings=[Finding("a.x", "x is 1", "pass", 1.0, 1.0)])])
@@ -250,6 +256,7 @@ class Result:
     seconds: float = 0.0
     complete: bool = True
     note: str = ""
+    overview: Section | None = None
     schema: str = SCHEMA
 
     @property
@@ -286,6 +293,29 @@ class Result:
         assert isinstance(result, Result)
         return result
 
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Result:
+        """Read what `to_json` wrote.
+
+        Args:
+            text: The JSON text.
+
+        Returns:
+            The result.
+
+        Raises:
+            InputError: If it is not JSON, or has another schema or form.
+
+        >>> Result.from_json(Result("demo", "A demo", []).to_json()).title
+        'A demo'
+        """
+        try:
+            data = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            got = " ".join(str(error).split())[:80]
+            raise InputError(f"`text` must be JSON, got what is none ({got}); write the file again") from None
+        return cls.from_dict(data)
+
 
 def worst(findings: list[Finding]) -> Verdict:
     """The worst verdict of some findings; `"info"` if there are none.
@@ -314,6 +344,9 @@ def _build(kind: Any, data: Any, where: str) -> Any:
         hints = typing.get_type_hints(kind)
         if not isinstance(data, dict) or not set(data) <= set(hints):
             raise InputError(f"`{where}` must be an object with the keys of {kind}, got {str(data)[:60]}")
+        for part in dataclasses.fields(kind):
+            if part.name not in data and part.default is dataclasses.MISSING and part.default_factory is dataclasses.MISSING:
+                raise InputError(f"`{where}` must have a key {part.name!r}, got {', '.join(data) or 'none'}")
         return typing.cast("Any", kind)(**{k: _build(hints[k], v, f"{where}.{k}") for k, v in data.items()})
     if origin is list and isinstance(data, list):
         return [_build(inner[0], item, f"{where}[{i}]") for i, item in enumerate(data)]

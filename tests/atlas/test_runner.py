@@ -43,6 +43,7 @@ def entries(monkeypatch):
             monkeypatch.setitem(sys.modules, module.__name__, module)
         made = tuple(Entry(name, name.title(), "F", "claim", "data", f"fake_{name}") for name in functions)
         monkeypatch.setattr(catalog, "ENTRIES", made)
+        monkeypatch.setattr(catalog, "OVERVIEW", None)
 
     return put
 
@@ -85,6 +86,7 @@ def test_a_failing_entry_keeps_its_failure_to_itself(entries):
 
 def test_a_missing_module_is_a_failure_of_its_entry(monkeypatch):
     monkeypatch.setattr(catalog, "ENTRIES", (Entry("x", "X", "F", "c", "d", "residyn.atlas.not_there"),))
+    monkeypatch.setattr(catalog, "OVERVIEW", None)
     assert "ModuleNotFoundError" in atlas.run().sections[0].error
 
 

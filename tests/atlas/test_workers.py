@@ -37,6 +37,7 @@ def entries(tmp_path, monkeypatch):
             (tmp_path / f"worked_{name}.py").write_text(MODULE.format(body=body))
         made = tuple(Entry(name, name.title(), "F", "claim", "data", f"worked_{name}") for name in bodies)
         monkeypatch.setattr(catalog, "ENTRIES", made)
+        monkeypatch.setattr(catalog, "OVERVIEW", None)
 
     return put
 
@@ -87,7 +88,7 @@ def test_kill_9_of_the_parent_ends_its_processes_and_resume_goes_on(entries, tmp
     entries(a="time.sleep(1.0)\n    context.advance(0.2, os.getcwd())\n    time.sleep(1.0)", b=DRAWS)
     script = tmp_path / "script.py"
     script.write_text(
-        "import sys\nfrom residyn import cli\nfrom residyn.atlas import Entry, catalog\n"
+        "import sys\nfrom residyn import cli\nfrom residyn.atlas import Entry, catalog\ncatalog.OVERVIEW = None\n"
         f"catalog.ENTRIES = {catalog.ENTRIES!r}\n"
         'if __name__ == "__main__":\n    sys.exit(cli.main())\n'
     )

@@ -28,6 +28,17 @@ class Entry:
     cost: float = 30.0
 
 
+OVERVIEW: Entry | None = Entry(
+    "plane",
+    "One step, one plane",
+    "F(x), one a system",
+    "One function says how large the step of every system may be.",
+    "the data of the systems",
+    "residyn.atlas.plane",
+    cost=1e3,  # first: it is what the reader sees first
+)
+"""What the page begins with; not a system itself."""
+
 ENTRIES: tuple[Entry, ...] = (
     Entry(
         "depth",

@@ -57,7 +57,8 @@ def run(
         keep: Where finished sections are kept as they come; those it already holds are not run again.
 
     Returns:
-        A result of kind `"atlas"` with one section an entry, in the order asked for, whichever was finished first.
+        A result of kind `"atlas"` with one section an entry, in the order asked for, whichever was finished first; behind an
+        overview if all were asked for.
 
     Raises:
         InputError: If an id is unknown, or `jobs` is no number of processes.
@@ -81,7 +82,10 @@ def run(
         started=provenance.now(),
     )
     done = {entry.id: keep.sections[entry.id] for entry in entries if entry.id in keep.sections} if keep else {}
-    todo = [entry for entry in entries if entry.id not in done]
+    overview = catalog.OVERVIEW if ids is None else None
+    if overview and keep and overview.id in keep.sections:
+        done[overview.id] = keep.sections[overview.id]
+    todo = [entry for entry in (*([overview] if overview else []), *entries) if entry.id not in done]
     interrupted = False
     try:
         for section in _sections(todo, fast=fast, seed=seed, jobs=jobs, progress=progress):
@@ -93,7 +97,8 @@ def run(
     except KeyboardInterrupt:
         interrupted = True
     sections = [done[entry.id] for entry in entries if entry.id in done]
-    result = replace(result, sections=sections, seconds=time.perf_counter() - began)
+    first = done.get(overview.id) if overview else None
+    result = replace(result, sections=sections, overview=first, seconds=time.perf_counter() - began)
     if interrupted:
         note = f"Interrupted after {len(sections)} of {len(entries)} systems."
         raise Interrupted(replace(result, complete=False, note=note))

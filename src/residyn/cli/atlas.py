@@ -10,17 +10,16 @@ import typer
 
 from residyn import report
 from residyn.atlas import Interrupted, Store, runner
-from residyn.cli.options import Debug, Json, Output, Seed
-from residyn.cli.output import emit, say, show
+from residyn.cli.options import Debug, Json, Output, Seed, entries
+from residyn.cli.output import Stopped, deliver, leave, say
 from residyn.cli.progress import bar
 from residyn.errors import InputError
-from residyn.results import Result
-
-INTERRUPTED = 130
 
 
 def atlas(
-    ids: Annotated[list[str] | None, typer.Argument(metavar="ID", help="Which systems; all if none.")] = None,
+    ids: Annotated[
+        list[str] | None, typer.Argument(metavar="ID", autocompletion=entries, help="Which systems; all if none.")
+    ] = None,
     output: Output = None,
     fast: Annotated[bool, typer.Option("--fast", help="Less data, fewer repetitions: a first look.")] = False,
     seed: Seed = 0,
@@ -42,13 +41,12 @@ def atlas(
             result = runner.run(chosen, fast=fast, seed=seed, jobs=jobs, progress=progress, keep=store)
         except Interrupted as stop:
             result = replace(stop.result, note=f"{stop.result.note} {_go_on(stop.result.command, output)}")
-    _deliver(result, output, as_json=as_json)
+    deliver(result, output, as_json=as_json)
     if not result.complete:
-        say(result.note)
-        raise typer.Exit(INTERRUPTED)
+        raise Stopped(result.note)
     if store:
         store.remove()
-    raise typer.Exit(1 if result.verdict == "fail" else 0)
+    leave(result)
 
 
 def _store(output: str | None, *, fast: bool, seed: int, resume: bool) -> Store | None:
@@ -74,14 +72,3 @@ def _go_on(command: str, output: str | None) -> str:
     if output is None:
         return "With `-o FILE`, an interrupted run can be taken up again."
     return f"Go on with: {command} -o {shlex.quote(output)} --resume"
-
-
-def _deliver(result: Result, output: str | None, *, as_json: bool) -> None:
-    """Write the file, and what belongs on standard output."""
-    if output is not None:
-        report.write(result, output)
-        say(f"{report.headline(result)}; written to {output}")
-    if as_json:
-        emit(result.to_json())
-    elif output is None:
-        show(result)

@@ -5,10 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import shlex
-import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -16,9 +14,11 @@ from typing import Annotated
 import typer
 
 from residyn import provenance, report
-from residyn.cli.options import Debug, Json, Output, Seed
-from residyn.cli.output import emit, say, show
-from residyn.errors import InputError, ResidynError, require
+from residyn.cli import batch
+from residyn.cli.options import Debug, Json, Output, Seed, among
+from residyn.cli.output import Stopped, deliver, leave
+from residyn.cli.progress import share
+from residyn.errors import InputError, ResidynError, check_choice, require
 from residyn.results import Result, Section
 
 
@@ -51,10 +51,15 @@ def audit(
     labels: Annotated[str | None, typer.Option("--labels", metavar="FILE", help="Labels of the batch.")] = None,
     budget: Annotated[float | None, typer.Option("--budget", metavar="SECONDS", help="0 finds the blocks only.")] = None,
     size: Annotated[int, typer.Option("--size", metavar="PIXELS", help="Side that pictures are cut to.")] = 224,
-    normalise: Annotated[str, typer.Option("--normalise", help="Of pictures: imagenet, half or none.")] = "imagenet",
+    normalise: Annotated[
+        str,
+        typer.Option(
+            "--normalise", autocompletion=among("imagenet", "half", "none"), help="Of pictures: imagenet, half or none."
+        ),
+    ] = "imagenet",
     length: Annotated[int, typer.Option("--length", metavar="N", help="Most tokens of a text.")] = 128,
     jobs: Annotated[int, typer.Option("--jobs", metavar="N", help="Inputs at once; -1 for one a core.")] = 1,
-    backend: Annotated[str, typer.Option("--backend", help="Where jobs run: loky, dask or ray.")] = "loky",
+    backend: batch.Backend = "loky",
     seed: Seed = 0,
     as_json: Json = False,
     debug: Debug = False,
@@ -69,29 +74,18 @@ def audit(
     try:
         parts = [_one(wish, files[0])] if len(files) == 1 else _batch(wish, files, jobs, backend)
     except KeyboardInterrupt:
-        say("residyn: interrupted; nothing was written")
-        raise typer.Exit(130) from None
+        raise Stopped("interrupted; nothing was written") from None
     title = parts[0][0] if len(parts) == 1 else f"Audit of {model} on {len(parts)} inputs"
     sections = [section for _, some in parts for section in some]
     seconds = time.perf_counter() - began
     versions = provenance.versions(*(["transformers"] if model.startswith("hf:") else []))
     result = Result("audit", title, sections, _command(wish, inputs or []), seed, versions, started, seconds)
-    if output is not None:
-        if Path(output).suffix.lower() == ".csv":
-            report.put(output, _csv(result))
-        else:
-            report.write(result, output)
-        say(f"{report.headline(result)}; written to {output}")
-    if as_json:
-        emit(result.to_json())
-    elif output is None:
-        show(result)
-    raise typer.Exit(1 if result.verdict == "fail" else 0)
+    deliver(result, output, as_json=as_json, write=_write)
+    leave(result)
 
 
 def _check(output: str | None, jobs: int, backend: str, budget: float | None) -> None:
-    if backend not in ("loky", "dask", "ray"):
-        raise InputError(f"`--backend` must be one of loky, dask, ray, got {backend!r}; loky uses this machine's cores")
+    check_choice("--backend", backend, batch.BACKENDS, "loky uses this machine's cores")
     if jobs == 0 or jobs < -1:
         raise InputError(f"`--jobs` must be at least 1, or -1 for one a core, got {jobs}")
     if budget is not None and not budget >= 0:
@@ -109,8 +103,7 @@ def _one(wish: Wish, file: str | None, prefix: str = "", *, quiet: bool = False)
     from residyn.audit import loading, page
     from residyn.audit.auditing import audit as run
 
-    if wish.normalise not in reading.STATISTICS:
-        raise InputError(f"`--normalise` must be one of {', '.join(reading.STATISTICS)}, got {wish.normalise!r}")
+    check_choice("--normalise", wish.normalise, reading.STATISTICS)
     model = loading.load(wish.model, wish.weights)
     home = wish.model[3:] if wish.model.startswith("hf:") else ""
     if file is None:
@@ -118,7 +111,7 @@ def _one(wish: Wish, file: str | None, prefix: str = "", *, quiet: bool = False)
     else:
         given = reading.read(file, model, home=home, size=wish.size, normalise=wish.normalise, length=wish.length)
     truth = given.labels if wish.labels is None else reading.labels(wish.labels)
-    with _bar(quiet=quiet) as progress:
+    with share("audit", quiet=quiet) as progress:
         found = run(model, *given.args, targets=truth, budget=wish.budget, seed=wish.seed, progress=progress, **given.kwargs)
     title = page.result(found).title
     return title, page.sections(found, data=given.where, prefix=prefix)
@@ -157,6 +150,13 @@ def _command(wish: Wish, files: list[str]) -> str:
     return shlex.join(words)
 
 
+def _write(result: Result, output: str) -> None:
+    if Path(output).suffix.lower() == ".csv":
+        report.put(output, _csv(result))
+    else:
+        report.write(result, output)
+
+
 def _csv(result: Result) -> str:
     """The blocks of all inputs, a line each; the columns that any of them has."""
     tables = [(s.id.rpartition(": ")[0], t) for s in result.sections for t in s.tables]
@@ -169,18 +169,3 @@ def _csv(result: Result) -> str:
             cells = {c: int(v) if c == "depth" and isinstance(v, float) else v for c, v in zip(t.columns, row, strict=True)}
             out.writerow({"input": name} | cells)
     return page.getvalue()
-
-
-@contextmanager
-def _bar(*, quiet: bool) -> Iterator[Callable[[float, str], None] | None]:
-    """How far an audit is, where somebody watches."""
-    if quiet or sys.stderr is None or not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("audit"), BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True, highlight=False), transient=True) as progress:
-        task = progress.add_task("looking for blocks", total=1.0)
-        yield lambda fraction, text: progress.update(task, completed=fraction, description=text)

@@ -16,7 +16,8 @@ import typer
 from residyn import provenance, report
 from residyn.cli import batch
 from residyn.cli.options import Debug, Json
-from residyn.cli.output import emit, say, show
+from residyn.cli.output import deliver, leave
+from residyn.cli.progress import one_thread
 from residyn.errors import InputError
 from residyn.results import Result, Section
 
@@ -63,14 +64,9 @@ def disulfide(
         started,
         time.perf_counter() - began,
     )
-    if output is not None:
-        _write(result, output)
-        say(f"{report.headline(result)}; written to {output}{_reason(result)}")
-    if as_json:
-        emit(result.to_json())
-    elif output is None:
-        show(_shortened(result, 12))
-    raise typer.Exit(1 if result.verdict == "fail" else 0)
+    brief = partial(_shortened, rows=12)
+    deliver(result, output, as_json=as_json, write=_write, brief=brief, more=_reason(result))
+    leave(result)
 
 
 def _reason(result: Result) -> str:
@@ -97,7 +93,7 @@ def _check(output: str | None, *, resume: bool) -> None:
 def _one(file: str, wish: Wish) -> list[Section]:
     from residyn.protein.assessment import assess
 
-    with batch.one_thread():
+    with one_thread():
         return [assess(file, wish)]
 
 

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
+from collections.abc import Callable
+from typing import NoReturn
 
 import typer
 
 from residyn import report
+from residyn.errors import ResidynError
+from residyn.report.words import clean
 from residyn.results import Result
+
+
+class Stopped(BaseException):
+    """Ctrl-C, with a line on what was kept and how to go on; not to be caught on the way, like `KeyboardInterrupt`."""
 
 
 def emit(text: str) -> None:
@@ -16,23 +25,37 @@ def emit(text: str) -> None:
 
     Args:
         text: The data.
+
+    Raises:
+        ResidynError: If the disk behind standard output refuses it.
     """
     if sys.stdout is None:  # started with its standard output closed
         return
     try:
         typer.echo(text, nl=not text.endswith("\n"))
     except BrokenPipeError:
-        # What Python would flush at exit must go somewhere, or it complains then.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _abandon(sys.stdout.fileno())
+    except OSError as error:
+        _abandon(sys.stdout.fileno())
+        raise ResidynError(f"standard output could not be written: {error.strerror}; what came of it is not whole") from error
+
+
+def _abandon(stream: int) -> None:
+    """What Python would flush at exit must go somewhere, or it complains then."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
 
 
 def say(text: str) -> None:
-    """Write a line for the person in front to standard error.
+    """Write a line for the person in front to standard error, if anybody is there to read it.
 
     Args:
         text: The line.
     """
-    typer.echo(text, err=True)
+    try:
+        typer.echo("\n".join(map(clean, text.split("\n"))), err=True)
+    except OSError:
+        with contextlib.suppress(OSError, ValueError):
+            _abandon(sys.stderr.fileno())
 
 
 def complain(text: str, hint: str = "") -> None:
@@ -62,3 +85,40 @@ def show(result: Result) -> None:
         emit(capture.get())
     else:
         emit(report.text(result))
+
+
+def deliver(
+    result: Result,
+    output: str | None,
+    *,
+    as_json: bool,
+    write: Callable[[Result, str], None] = report.write,
+    brief: Callable[[Result], Result] | None = None,
+    more: str = "",
+) -> None:
+    """Hand over the outcome of a verb: the file if one is named, JSON if asked for, else the terminal report.
+
+    Args:
+        result: The outcome.
+        output: The file; its ending says the form.
+        as_json: Whether JSON goes to standard output.
+        write: Writes the file.
+        brief: What of it the terminal shows; all of it if `None`.
+        more: Ends the line that says where it is.
+    """
+    if output is not None:
+        write(result, output)
+        say(f"{report.headline(result)}; written to {output}{more}")
+    if as_json:
+        emit(result.to_json())
+    elif output is None:
+        show(brief(result) if brief else result)
+
+
+def leave(result: Result) -> NoReturn:
+    """End the verb with the exit code that its outcome asks for: 1 if a finding failed, else 0.
+
+    Args:
+        result: The outcome.
+    """
+    raise typer.Exit(1 if result.verdict == "fail" else 0)

@@ -1,13 +1,18 @@
-"""A progress bar on standard error, where that is a terminal."""
+"""Progress on standard error: bars where that is a terminal; and one thread, as jobs on small matrices want."""
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from residyn.atlas import Progress
 from residyn.atlas.runner import DONE
+from residyn.cli.output import say
+
+Share = Callable[[float, str], None]
+"""Takes the share that is done, in [0, 1], and what is being done."""
 
 
 @contextmanager
@@ -41,3 +46,56 @@ def bar(ids: Sequence[str]) -> Iterator[Progress | None]:
             progress.update(total, completed=sum(share.values()), description=f"{done}/{len(ids)}")
 
         yield advance
+
+
+@contextmanager
+def share(task: str, *, quiet: bool = False, lines: bool = False) -> Iterator[Share | None]:
+    """Show how far one job is.
+
+    Args:
+        task: Its name.
+        quiet: Whether it is one of many, which show nothing of their own.
+        lines: Whether to say so every tenth, where standard error is no terminal.
+
+    Yields:
+        What the job calls; `None` where nobody watches.
+    """
+    if quiet or sys.stderr is None or not (sys.stderr.isatty() or lines):
+        yield None
+        return
+    if not sys.stderr.isatty():
+        yield _tenths()
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn(task), BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True, highlight=False), transient=True) as progress:
+        line = progress.add_task("", total=1.0)
+        yield lambda done, text: progress.update(line, completed=done, description=text)
+
+
+def _tenths() -> Share:
+    last = 0.0
+
+    def advance(done: float, text: str) -> None:
+        nonlocal last
+        if last + 0.1 <= done < 1:
+            last = done
+            with contextlib.suppress(OSError):
+                say(f"{done:.0%}, {text}")
+
+    return advance
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One thread: on small matrices more are slower, they make sums depend on their number, and files share the cores."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
-import os
 import shlex
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from residyn import provenance, report
-from residyn.cli.options import Debug, Json
-from residyn.cli.output import emit, say, show
-from residyn.errors import InputError, ResidynError, require
+from residyn.cli import batch
+from residyn.cli.options import Debug, Json, among
+from residyn.cli.output import deliver, leave, say
+from residyn.cli.progress import share
+from residyn.errors import InputError, ResidynError, check_choice, require
 from residyn.results import Result, Section
 
 if TYPE_CHECKING:
@@ -37,13 +35,15 @@ def spectrum(
     spin: Annotated[int, typer.Option("--spin", help="Unpaired electrons.")] = 0,
     dt: Annotated[float, typer.Option("--dt", help="Time step, atomic units.")] = 0.1,
     duration: Annotated[float, typer.Option("--duration", help="Length of each run, atomic units.")] = 600.0,
-    fock: Annotated[str, typer.Option("--fock", help="linear (exact for weak kicks) or full.")] = "linear",
+    fock: Annotated[
+        str, typer.Option("--fock", autocompletion=among("linear", "full"), help="linear (exact for weak kicks) or full.")
+    ] = "linear",
     max_ev: Annotated[float, typer.Option("--max-ev", help="Up to which energy, eV.")] = 25.0,
     checkpoint: Annotated[
         str | None, typer.Option("--checkpoint", metavar="FOLDER", help="Keep the runs here, and go on from them.")
     ] = None,
     jobs: Annotated[int, typer.Option("--jobs", metavar="N", help="Molecules at once; -1 for one a core.")] = 1,
-    backend: Annotated[str, typer.Option("--backend", help="Where jobs run: loky, dask or ray.")] = "loky",
+    backend: batch.Backend = "loky",
     force: Annotated[bool, typer.Option("--force", help="Overwrite the output if it is there.")] = False,
     as_json: Json = False,
     debug: Debug = False,
@@ -56,30 +56,22 @@ def spectrum(
     wish = Wish(basis, xc, charge, spin, dt, duration, fock=fock, max_ev=max_ev)
     todo = list(dict.fromkeys(files))
     if len(todo) == 1:
-        with _bar() as progress:
+        with share("spectrum", lines=True) as progress:
             sections = [_one(todo[0], wish, checkpoint, progress)]
     else:
         sections = _batch(todo, wish, checkpoint, jobs, backend)
     title = sections[0].title if len(sections) == 1 else f"Absorption of {len(sections)} molecules"
     seconds = time.perf_counter() - began
     result = Result("spectrum", title, sections, _command(todo, wish), None, provenance.versions("pyscf"), started, seconds)
-    if output is not None:
-        _write(result, output)
-        say(f"{report.headline(result)}; written to {output}")
-    if as_json:
-        emit(result.to_json())
-    elif output is None:
-        show(result)
-    raise typer.Exit(1 if result.verdict == "fail" else 0)
+    deliver(result, output, as_json=as_json, write=_write)
+    leave(result)
 
 
 def _check(output: str | None, jobs: int, backend: str, fock: str, checkpoint: str | None, *, force: bool) -> None:
-    if backend not in ("loky", "dask", "ray"):
-        raise InputError(f"`--backend` must be one of loky, dask, ray, got {backend!r}; loky uses this machine's cores")
+    check_choice("--backend", backend, batch.BACKENDS, "loky uses this machine's cores")
     if jobs == 0 or jobs < -1:
         raise InputError(f"`--jobs` must be at least 1, or -1 for one a core, got {jobs}")
-    if fock not in ("linear", "full"):
-        raise InputError(f"`--fock` must be linear or full, got {fock!r}; linear is exact for weak kicks")
+    check_choice("--fock", fock, ("linear", "full"), "linear is exact for weak kicks")
     if checkpoint is not None and not Path(checkpoint).is_dir():
         raise InputError(
             f"`--checkpoint` must be a folder that exists, got {checkpoint!r}; make it first: mkdir '{checkpoint}'"
@@ -137,15 +129,7 @@ def _write(result: Result, output: str) -> None:
     for part in result.sections:
         for table in part.tables:
             out.writerows([part.id, *("" if cell is None else cell for cell in row)] for row in table.rows)
-    target = Path(os.path.realpath(output))
-    draft = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        draft.write_text(page.getvalue(), "utf-8", errors="backslashreplace")
-        draft.replace(target)
-    except OSError as error:
-        raise ResidynError(f"{output!r} could not be written: {error.strerror}; nothing was changed there") from error
-    finally:
-        draft.unlink(missing_ok=True)
+    report.put(output, page.getvalue())
 
 
 def _command(files: list[str], wish: Wish) -> str:
@@ -153,25 +137,3 @@ def _command(files: list[str], wish: Wish) -> str:
     words += ["--basis", wish.basis, "--xc", wish.xc, "--charge", str(wish.charge), "--spin", str(wish.spin)]
     words += ["--dt", f"{wish.dt:g}", "--duration", f"{wish.duration:g}", "--fock", wish.fock]
     return shlex.join(words)
-
-
-@contextmanager
-def _bar() -> Iterator[Callable[[float, str], None]]:
-    """How far a run is, with the time left, on standard error: a bar on a terminal, else a line every tenth."""
-    if sys.stderr is not None and sys.stderr.isatty():
-        from rich.console import Console
-        from rich.progress import Progress
-
-        with Progress(console=Console(stderr=True, highlight=False), transient=True) as progress:
-            task: Any = progress.add_task("spectrum", total=1.0)
-            yield lambda share, text: progress.update(task, completed=share, description=text)
-        return
-    last = [0.0]
-
-    def advance(share: float, text: str) -> None:
-        if share >= last[0] + 0.1 and share < 1:
-            last[0] = share
-            with contextlib.suppress(OSError):
-                say(f"{share:.0%}, {text}")
-
-    yield advance

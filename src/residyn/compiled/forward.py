@@ -11,12 +11,12 @@ from torch import Tensor
 
 from residyn.compiled import joint, persample
 from residyn.compiled.build import Loop, Tensors
-from residyn.compiled.outcome import sample_failed
 from residyn.compiled.run import Kit, Rows, Run, capacity
 from residyn.compiled.stages import take
 from residyn.results import Outcome
 from residyn.schemes import failure
 from residyn.schemes.control import Adaptive, Fixed
+from residyn.schemes.failure import sample_failed
 
 ROOM = 2**28
 """Bytes of states that one stretch of the record may hold; memory is taken only where a row is written."""

@@ -41,9 +41,12 @@ def build(result: Result) -> str:
         MissingExtraError: If jinja2, or matplotlib for a result with figures, is not installed.
     """
     script = _asset("page.js")
+    parts = _parts(result.sections)
     return _template().render(
         result=result,
-        parts=_parts(result.sections),
+        parts=parts,
+        overview=_overview(result),
+        anchors={part.section.id: part.anchor for part in parts},
         tally=words.tally(result),
         headline=headline(result),
         css=_markup(_asset("page.css")),
@@ -65,6 +68,16 @@ def _parts(sections: list[Section]) -> list[_Part]:
         figures = [(f, _markup(d.svg), d.note) for f, d in zip(section.figures, drawings, strict=True)]
         parts.append(_Part(section, anchor, figures))
     return parts
+
+
+def _overview(result: Result) -> _Part | None:
+    """What stands in front, its figures drawn small."""
+    section = result.overview
+    if section is None:
+        return None
+    drawings = [plot.draw(figure, f"_overview--{i}", small=True) for i, figure in enumerate(section.figures)]
+    figures = [(f, _markup(d.svg), d.note) for f, d in zip(section.figures, drawings, strict=True)]
+    return _Part(section, "_overview", figures)
 
 
 @functools.cache

@@ -82,7 +82,7 @@ class _Curve:
     dropped: int
 
 
-def draw(figure: Figure, uid: str) -> Drawing:
+def draw(figure: Figure, uid: str, *, small: bool = False) -> Drawing:
     """Draw a figure.
 
     Values that are not finite, or not positive on a log axis, are left out and named in the note; it never raises for
@@ -91,6 +91,7 @@ def draw(figure: Figure, uid: str) -> Drawing:
     Args:
         figure: What to draw.
         uid: Prefix of every id in the SVG, unique within the page: letters, digits and hyphens.
+        small: One of many side by side: a quarter of the size, no legend.
 
     Returns:
         The drawing.
@@ -110,7 +111,9 @@ def draw(figure: Figure, uid: str) -> Drawing:
         else:
             _scale(axes, figure, curves)
             handles = _draw_all(axes, figure.series, curves)
-            _finish(canvas, axes, figure, handles)
+            if small:
+                canvas.set_size_inches(2.3, 2.3)
+            _finish(canvas, axes, figure, [] if small else handles, small=small)
         page = io.StringIO()
         canvas.savefig(page, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     return Drawing(inline(page.getvalue(), uid, clean(figure.title), _describe(figure)), _note(figure.series, curves))
@@ -227,6 +230,11 @@ def _band(axes: Axes, curve: _Curve, place: int, count: int, colour: str) -> Any
     return axes.fill_between(curve.x, curve.y, upper, color=colour, alpha=0.18, lw=0.8, hatch=hatch, zorder=1)
 
 
+def _region(axes: Axes, curve: _Curve, place: int, count: int, colour: str) -> Any:
+    upper = curve.y if curve.y2 is None else curve.y2
+    return axes.fill_between(curve.x, curve.y, upper, color=MUTED, alpha=0.22, lw=0, zorder=0.5)
+
+
 def _bars(axes: Axes, curve: _Curve, place: int, count: int, colour: str) -> Any:
     places = np.unique(curve.x[np.isfinite(curve.x)])
     gap = float(np.diff(places).min()) if places.size > 1 else 1.0
@@ -243,16 +251,23 @@ _MARKS: dict[str, Callable[[Axes, _Curve, int, int, str], Any]] = {
     "points": _points,
     "band": _band,
     "bars": _bars,
+    "region": _region,
     "heat": _points,  # beside other marks a row of cells has no place of its own
 }
 
 
-def _finish(canvas: Any, axes: Axes, figure: Figure, handles: list[Any]) -> None:
+def _finish(canvas: Any, axes: Axes, figure: Figure, handles: list[Any], *, small: bool = False) -> None:
     """Labels, legend, and a word where there is nothing to see."""
     axes.set_xlabel(_wrapped(figure.xlabel, 90))
     axes.set_ylabel(_wrapped(figure.ylabel, 45))
     if figure.equal:
-        axes.set_aspect("equal", adjustable="datalim")
+        axes.set_aspect("equal", adjustable="datalim" if figure.xlim is None else "box")
+    if figure.xlim:
+        axes.set_xlim(*figure.xlim)
+    if figure.ylim:
+        axes.set_ylim(*figure.ylim)
+    if small:
+        return
     if not handles:
         axes.text(0.5, 0.5, "nothing to draw", transform=axes.transAxes, ha="center", color=MUTED)
         return

@@ -67,7 +67,7 @@ def render(result: Result, console: Console) -> None:
     console.print(_chip(result.verdict, headline(result)))
     if not result.complete:
         console.print(Text(f"Incomplete. {clean(result.note)}", style="yellow"))
-    for section in result.sections:
+    for section in [*([result.overview] if result.overview else []), *result.sections]:
         _section(section, console)
     console.print()
     for line in _footer(result):

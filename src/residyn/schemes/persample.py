@@ -374,26 +374,5 @@ def _initial_steps(control: Adaptive, problem: Problem, x0: Tensor, sign: Tensor
 def _failed(problem: Problem, kind: OutcomeKind, row: int, clocks: _Clocks, x: Tensor) -> Outcome:
     """The outcome for a sample that failed."""
     sign = float(clocks.sign[row])
-    t, broke = clocks.time(clocks.t), sign * float(clocks.broke[row])
-    time, h = sign * float(clocks.t[row]), sign * float(clocks.tried[row])
-    with torch.no_grad():
-        slope = problem.f(t, x)[row]
-        what = "f(t, x)"
-        if failure.finite(slope) and broke:
-            h, what = broke, "the step"
-            ahead = t + clocks.tensor(np.where(np.arange(len(clocks.t)) == row, broke, 0.0))
-            slope = problem.scheme.step(problem.f, t, ahead, x, problem.scheme.init(problem.f, t, x)).x[row]
-        stiff = failure.looks_stiff(problem, t, x, h, row) if what == "f(t, x)" and failure.finite(slope) else None
-    component = int(torch.nan_to_num(slope.abs(), nan=math.inf).flatten().argmax())
-    place = f"component {component} of sample {row}"
-    if not failure.finite(slope):
-        word = "nan" if bool(torch.isnan(slope).any()) else "inf"
-        message = f"{what} returned {word} at t = {time:.6g} with h = {h:.6g}, in {place}"
-        return Outcome("non_finite", message, failure.BROKEN_FIX[what], time, h, component, row)
-    if kind == "max_steps":
-        tried = problem.stats.accepted + problem.stats.rejected
-        message = f"{tried} steps were tried and {place} has reached only t = {time:.6g}, with h = {h:.6g}"
-        fix = failure.STIFF_FIX if stiff else "raise `max_steps`, or loosen rtol and atol"
-        return Outcome("max_steps", message, fix, time, h, component, row, stiff)
-    message = f"the step size of {place} fell to {h:.6g} at t = {time:.6g}"
-    return Outcome("step_underflow", message, failure.SINGULAR_FIX, time, h, component, row, stiff)
+    tried, broke = sign * float(clocks.tried[row]), sign * float(clocks.broke[row])
+    return failure.sample_failed(problem, kind, row, clocks.time(clocks.t), tried, broke, x)
