@@ -1,10 +1,10 @@
 """Teach a trained digit classifier a second task without losing a bit of the first, and keep the second in a small file.
 
-A convolutional network with batch norms learns 8×8 digits; a branch behind each residual block, with batch-norm statistics of its
-own, then learns the same digits turned by a quarter. Expected (seed 0, about 8 s on one core): the network alone gets less than
-half of the turned digits right, with the branch at least 80 %; the logits of upright digits differ in 0 bits after training; the
-branch is at most 5 % of the network and its file below 20 kB; a batch of both kinds, a branch named for each digit, is answered
-with at least 85 % right.
+A convolutional network with batch norms learns 8×8 digits; a branch behind each residual block, with batch-norm statistics of
+its own, then learns the same digits turned by a quarter. Expected (seed 0, about 8 s on one core): the network alone gets less
+than half of the turned digits right, with the branch at least 80 %; the logits of upright digits differ in 0 bits after
+training; the branch is at most 5 % of the network and its file below 20 kB; a batch of both kinds, a branch named for each,
+is answered with at least 85 % right.
 """
 
 import tempfile
