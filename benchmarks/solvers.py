@@ -97,8 +97,8 @@ def per_sample(repeat: int) -> Row:
     rounds = [run(True), run(False)]
     note = (
         f"ratios {spread}; {rounds[0]} rounds against {rounds[1]}, for the hardest sample decides; "
-        f"a round costs {own / joint * rounds[1] / rounds[0]:.2f} of a shared one, all of it calls on 256 numbers each: a third "
-        "in the stages (times and step sizes that are tensors), the rest in the NumPy calls that judge, choose and merge. "
+        f"a round costs {own / joint * rounds[1] / rounds[0]:.2f} of a shared one, all of it calls on 256 numbers each: a "
+        "third in the stages (times and step sizes that are tensors), the rest in the NumPy calls that judge, choose and merge. "
         "Tried: predictive steps (122 rounds became 110), NumPy for the ratios (-7 %), in the stages too (-7 %, but a sample "
         "was no longer bit for bit what it is alone), no look at nan and reports where there are none, a mask that is repeated "
         "and not broadcast (together within the noise of 5 %)"
@@ -129,7 +129,7 @@ def per_sample_network(repeat: int) -> Row:
         tol /= 1.2
         equal, y = run(False, tol)
     note = (
-        f"ratios {spread}; {mine} rounds against {shared}: the shared norm is a mean over samples, in which the hardest one hides. "
+        f"ratios {spread}; {mine} rounds against {shared}: the shared norm is a mean, in which the hardest sample hides. "
         f"Largest error {errors[0]:.1e} against {errors[1]:.1e}; for an error as small shared steps need {equal} rounds. "
         f"A round costs {own / joint * shared / mine:.2f} of a shared one"
     )
