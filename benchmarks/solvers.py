@@ -97,8 +97,8 @@ def per_sample(repeat: int) -> Row:
     rounds = [run(True), run(False)]
     note = (
         f"ratios {spread}; {rounds[0]} rounds against {rounds[1]}, for the hardest sample decides; "
-        f"a round costs {own / joint * rounds[1] / rounds[0]:.2f} of a shared one, all of it calls on 256 numbers each: a "
-        "third in the stages (times and step sizes that are tensors), the rest in the NumPy calls that judge, choose and merge. "
+        f"a round costs {own / joint * rounds[1] / rounds[0]:.2f} of a shared one, all of it calls on 256 numbers each: "
+        "a third in the stages (times and steps that are tensors), the rest in the NumPy calls that judge, choose and merge. "
         "Tried: predictive steps (122 rounds became 110), NumPy for the ratios (-7 %), in the stages too (-7 %, but a sample "
         "was no longer bit for bit what it is alone), no look at nan and reports where there are none, a mask that is repeated "
         "and not broadcast (together within the noise of 5 %)"
