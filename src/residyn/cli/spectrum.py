@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from residyn import provenance, report
-from residyn.cli.options import Debug, Json
+from residyn.cli import batch
+from residyn.cli.options import Debug, Json, among
 from residyn.cli.output import deliver, leave, say
 from residyn.cli.progress import share
-from residyn.errors import InputError, ResidynError, require
+from residyn.errors import InputError, ResidynError, check_choice, require
 from residyn.results import Result, Section
 
 if TYPE_CHECKING:
@@ -34,13 +35,15 @@ def spectrum(
     spin: Annotated[int, typer.Option("--spin", help="Unpaired electrons.")] = 0,
     dt: Annotated[float, typer.Option("--dt", help="Time step, atomic units.")] = 0.1,
     duration: Annotated[float, typer.Option("--duration", help="Length of each run, atomic units.")] = 600.0,
-    fock: Annotated[str, typer.Option("--fock", help="linear (exact for weak kicks) or full.")] = "linear",
+    fock: Annotated[
+        str, typer.Option("--fock", autocompletion=among("linear", "full"), help="linear (exact for weak kicks) or full.")
+    ] = "linear",
     max_ev: Annotated[float, typer.Option("--max-ev", help="Up to which energy, eV.")] = 25.0,
     checkpoint: Annotated[
         str | None, typer.Option("--checkpoint", metavar="FOLDER", help="Keep the runs here, and go on from them.")
     ] = None,
     jobs: Annotated[int, typer.Option("--jobs", metavar="N", help="Molecules at once; -1 for one a core.")] = 1,
-    backend: Annotated[str, typer.Option("--backend", help="Where jobs run: loky, dask or ray.")] = "loky",
+    backend: batch.Backend = "loky",
     force: Annotated[bool, typer.Option("--force", help="Overwrite the output if it is there.")] = False,
     as_json: Json = False,
     debug: Debug = False,
@@ -65,12 +68,10 @@ def spectrum(
 
 
 def _check(output: str | None, jobs: int, backend: str, fock: str, checkpoint: str | None, *, force: bool) -> None:
-    if backend not in ("loky", "dask", "ray"):
-        raise InputError(f"`--backend` must be one of loky, dask, ray, got {backend!r}; loky uses this machine's cores")
+    check_choice("--backend", backend, batch.BACKENDS, "loky uses this machine's cores")
     if jobs == 0 or jobs < -1:
         raise InputError(f"`--jobs` must be at least 1, or -1 for one a core, got {jobs}")
-    if fock not in ("linear", "full"):
-        raise InputError(f"`--fock` must be linear or full, got {fock!r}; linear is exact for weak kicks")
+    check_choice("--fock", fock, ("linear", "full"), "linear is exact for weak kicks")
     if checkpoint is not None and not Path(checkpoint).is_dir():
         raise InputError(
             f"`--checkpoint` must be a folder that exists, got {checkpoint!r}; make it first: mkdir '{checkpoint}'"
