@@ -48,6 +48,7 @@ def test_numbers_with_large_gaps_are_names(tmp_path):
     found = read(put(tmp_path, "g.txt", "1000000 5\n5 77\n"))
     assert found.names == ["5", "77", "1000000"]
     assert read(put(tmp_path, "h.txt", "0 1\n1 2\n"), nodes=5).n == 5
+    assert read(put(tmp_path, "i.txt", f"0 {10**20}\n1 2\n")).n == 4  # past 64 bits
 
 
 def test_matrix_market_adjacency_and_laplacian(tmp_path):

@@ -137,7 +137,7 @@ def _edge_list(text: str, nodes: int | None) -> GraphFile:
         sources.append(parts[0])
         targets.append(parts[1])
         weights.append(parts[2] if len(parts) == 3 else "")
-    whole = all(name.isascii() and name.isdigit() for name in (*sources, *targets))
+    whole = all(name.isascii() and name.isdigit() and len(name) < 19 for name in (*sources, *targets))  # else past int64
     if whole and (nodes is not None or _dense(sources, targets)):
         numbers = np.array([[int(name) for name in side] for side in (sources, targets)], dtype=np.int64).reshape(2, -1)
         n = int(numbers.max(initial=-1)) + 1 if nodes is None else nodes
@@ -165,7 +165,7 @@ def _numbered(n: int, edges: int) -> list[str]:
 
 def _dense(*sides: list[str]) -> bool:
     """Whether node numbers are 0 … n - 1, or nearly: else they are names, of which most are not there."""
-    found = {int(name) for side in sides for name in side if len(name) < 19}
+    found = {int(name) for side in sides for name in side}
     return bool(found) and max(found) < 2 * len(found)
 
 
