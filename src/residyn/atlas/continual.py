@@ -20,7 +20,8 @@ from residyn.transfer.record import comparison, curves
 WIDTH, DEPTH, TASKS = 128, 3, 5
 LINES = ["stem", "head", "branch.0", "branch.2"]
 """All linear layers of the network, where LoRA puts its branches."""
-STRENGTHS = [10 ** (k / 3) for k in range(-12, 1)]
+STRENGTHS = [10 ** (k / 2) for k in range(-12, 1)]
+"""Factors of the branch that was trained without penalty."""
 
 CODE = """\
 from residyn.training import Plan
