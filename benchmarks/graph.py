@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.harness import Row, in_turn
+from benchmarks.harness import Row, in_turn, once
 from residyn.graph import Diffusion, ResidualGNN, laplacian, reorder
 from residyn.graph.classification import Split, accuracy, fit_nodes
 from residyn.training import Plan
@@ -136,19 +136,19 @@ def _cora(path: str) -> list[Row]:
     if not os.path.exists(path):
         sys.stderr.write("Cora is left out: name planetoid.npz by RESIDYN_PLANETOID\n")
         return []
-    found = {(kind, depth): _trained(path, kind, depth) for kind, depth in (("anchored", 64), ("anchored", 2), ("plain", 64))}
-    deep, shallow, plain = ([100 * share for share in shares] for shares in found.values())
-    note = "seeds: " + ", ".join(f"{share:.1f}" for share in deep)
-    mean = [float(np.mean(shares)) for shares in (deep, shallow, plain)]
+    found = [_trained(path, kind, depth) for kind, depth in (("anchored", 64), ("anchored", 2), ("plain", 64))]
+    mean = [100 * float(np.mean([share for share, _ in runs])) for runs in found]
+    deep, shallow, plain = ("seeds: " + ", ".join(f"{share:.1%} ({n:.0f} steps)" for share, n in runs) for runs in found)
     # an accuracy is better the larger it is, a cost the smaller: ours stands where the peer's cost does
     return [
-        Row("Cora, 64 anchored layers over 83 %", 83.0, mean[0], "%", 1.0, note),
-        Row("Cora, 64 anchored layers over 2", mean[1], mean[0], "%", 1.0, note),
-        Row("Cora, 64 anchored layers over 64 plain ones", mean[2], mean[0], "%", 1.5, "the plain network collapses"),
+        Row("Cora, 64 anchored layers over 83 %", 83.0, mean[0], "%", 1.0, deep),
+        Row("Cora, 64 anchored layers over 2", mean[1], mean[0], "%", 1.0, shallow),
+        Row("Cora, 64 anchored layers over 64 plain ones", mean[2], mean[0], "%", 1.5, f"the plain network collapses: {plain}"),
     ]
 
 
-def _trained(path: str, kind: str, depth: int) -> list[float]:
+def _trained(path: str, kind: str, depth: int) -> list[list[float]]:
+    """Test accuracy and steps of each seed; training stops after 100 steps without a gain on the validation nodes."""
     from scipy import sparse
 
     with np.load(path, allow_pickle=False) as file:
@@ -161,11 +161,12 @@ def _trained(path: str, kind: str, depth: int) -> list[float]:
     labels = torch.from_numpy(data["cora_labels"]).long()
     heat = Diffusion(laplacian(torch.from_numpy(data["cora_edges"]).long().T, len(labels), self_loops=True))
     split = Split(*(torch.from_numpy(data[f"cora_{part}"]).long() for part in ("train", "val", "test")))
-    shares = []
-    for seed in range(3):
+
+    def one(seed: int) -> list[float]:
         torch.manual_seed(seed)
         net = ResidualGNN(u.shape[1], 7, depth=depth, kind=kind, dropout=0.6)  # type: ignore[arg-type]
-        plan = Plan(epochs=400, batch=140, rate=0.01, schedule="constant", patience=100, seed=seed)
-        fit_nodes(net, u, heat, labels, split, plan)
-        shares.append(accuracy(net, u, heat, labels, split.test))
-    return shares
+        plan = Plan(epochs=1500, batch=140, rate=0.01, schedule="constant", patience=100, seed=seed)
+        history = fit_nodes(net, u, heat, labels, split, plan)
+        return [accuracy(net, u, heat, labels, split.test), float(history.steps)]
+
+    return [once(f"cora {kind} {depth} {seed}", lambda seed=seed: one(seed)) for seed in range(3)]  # type: ignore[misc]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -44,3 +47,17 @@ def in_turn(ours: Callable[[], object], peer: Callable[[], object], repeat: int 
             side.append(time.process_time() - start)
     ratios = sorted(b / a for a, b in zip(*times, strict=True))
     return statistics.median(times[0]), statistics.median(times[1]), f"{ratios[0]:.2f}–{ratios[-1]:.2f}"
+
+
+def once(key: str, job: Callable[[], list[float]]) -> list[float]:
+    """What a long training gave; with RESIDYN_BENCH_KEEP=FOLDER kept there, so that a run that was stopped goes on."""
+    folder = os.environ.get("RESIDYN_BENCH_KEEP")
+    if not folder:
+        return job()
+    path = Path(folder, f"{key.replace(' ', '-')}.json")
+    if path.exists():
+        return [float(value) for value in json.loads(path.read_text("utf-8"))]
+    found = job()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(found), "utf-8")
+    return found

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import importlib.util
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from types import ModuleType
 
     from residyn.results import Outcome
@@ -38,6 +40,49 @@ class MissingExtraError(ResidynError, ImportError):
 
 class ResidynWarning(UserWarning):
     """Something went on, but not as its user may believe."""
+
+
+def closest(word: object, known: Iterable[str]) -> str:
+    """What somebody may have meant.
+
+    Args:
+        word: What was written.
+        known: What there is.
+
+    Returns:
+        A question for the end of an error; empty if nothing is near.
+
+    >>> closest("wienr", ["ode", "wiener"])
+    "did you mean 'wiener'?"
+    >>> closest("zzz", ["ode", "wiener"])
+    ''
+    """
+    names = {name.lower(): name for name in known}
+    near = difflib.get_close_matches(str(word).lower(), names, n=1, cutoff=0.6)
+    return f"did you mean {names[near[0]]!r}?" if near else ""
+
+
+def check_choice(name: str, got: object, known: Iterable[str], note: str = "") -> None:
+    """Refuse a word that is none of a few.
+
+    Args:
+        name: The parameter.
+        got: Its value.
+        known: What it may be.
+        note: Ends the error where no known word is near.
+
+    Raises:
+        InputError: If it is none of them.
+
+    >>> check_choice("--method", "weiner", ["wiener", "tv"])
+    Traceback (most recent call last):
+    ...
+    residyn.errors.InputError: `--method` must be one of wiener, tv, got 'weiner'; did you mean 'wiener'?
+    """
+    words = list(known)
+    if got not in words:
+        hint = closest(got, words) or note
+        raise InputError(f"`{name}` must be one of {', '.join(words)}, got {got!r}{hint and f'; {hint}'}")
 
 
 def require(module: str, extra: str) -> ModuleType:

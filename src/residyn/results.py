@@ -293,6 +293,29 @@ class Result:
         assert isinstance(result, Result)
         return result
 
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Result:
+        """Read what `to_json` wrote.
+
+        Args:
+            text: The JSON text.
+
+        Returns:
+            The result.
+
+        Raises:
+            InputError: If it is not JSON, or has another schema or form.
+
+        >>> Result.from_json(Result("demo", "A demo", []).to_json()).title
+        'A demo'
+        """
+        try:
+            data = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            got = " ".join(str(error).split())[:80]
+            raise InputError(f"`text` must be JSON, got what is none ({got}); write the file again") from None
+        return cls.from_dict(data)
+
 
 def worst(findings: list[Finding]) -> Verdict:
     """The worst verdict of some findings; `"info"` if there are none.
@@ -321,6 +344,9 @@ def _build(kind: Any, data: Any, where: str) -> Any:
         hints = typing.get_type_hints(kind)
         if not isinstance(data, dict) or not set(data) <= set(hints):
             raise InputError(f"`{where}` must be an object with the keys of {kind}, got {str(data)[:60]}")
+        for part in dataclasses.fields(kind):
+            if part.name not in data and part.default is dataclasses.MISSING and part.default_factory is dataclasses.MISSING:
+                raise InputError(f"`{where}` must have a key {part.name!r}, got {', '.join(data) or 'none'}")
         return typing.cast("Any", kind)(**{k: _build(hints[k], v, f"{where}.{k}") for k, v in data.items()})
     if origin is list and isinstance(data, list):
         return [_build(inner[0], item, f"{where}[{i}]") for i, item in enumerate(data)]

@@ -79,7 +79,7 @@ class Stack(nn.Module):
     Args:
         blocks: Modules, usually `Residual`; each maps x to the next x.
         gradient: How the gradient comes back: `Backprop()` keeps all activations, `Checkpoint()` keeps some and computes
-            the others again.
+            the others again, `Reversible()` keeps none and inverts the blocks, which must be `gradients.InvertibleBlock`.
 
     >>> Stack([Residual(torch.tanh), nn.ReLU()])(torch.zeros(3)).shape
     torch.Size([3])

@@ -48,6 +48,8 @@ def test_json_repeats(tmp_path, capsys):
         (["x.txt", "--anchor", "1"], "`--anchor` must lie in (0, 1), got 1"),
         (["x.txt", "--eta", "-1"], "`--eta` must be > 0, got -1"),
         (["x.txt", "-o", "x.docx"], "`-o` must end in one of"),
+        (["x.txt", "--jobs", "0"], "`--jobs` must be at least 1"),
+        (["x.txt", "y.txt", "--resume"], "`--resume` must come with `-o FILE`"),
         ([], "Missing argument"),
     ],
 )
@@ -64,6 +66,24 @@ def test_negative_and_missing_weights(tmp_path, capsys):
         (tmp_path / "g.txt").write_text(f"a b {weight}\n")
         assert main(["graph", str(tmp_path / "g.txt")]) == 2
         assert "`weight` must be" in capsys.readouterr().err
+
+
+def test_several_graphs_are_a_batch_and_one_that_cannot_be_read_leaves_the_others(tmp_path, capsys):
+    (tmp_path / "a.txt").write_text("a b\nb c\nc d\nd a\na c\n")
+    (tmp_path / "b.txt").write_text("a b\nb c 2\n")
+    (tmp_path / "bad.txt").write_text("a b nan\n")
+    names = [str(tmp_path / f"{name}.txt") for name in ("a", "bad", "b")]
+    page = tmp_path / "graphs.json"
+    assert main(["graph", *names, "-o", str(page), "--depth", "4"]) == 1
+    assert "written to" in capsys.readouterr().err
+    found = Result.from_dict(json.loads(page.read_text("utf-8")))
+    assert [section.id for section in found.sections] == names
+    assert [section.error for section in found.sections][::2] == ["", ""]
+    assert "`weight` must be finite" in found.sections[1].error
+    assert main(["graph", names[0], "--json", "--depth", "4"]) == 0
+    alone = Result.from_dict(json.loads(capsys.readouterr().out))
+    assert alone.findings == found.sections[0].findings
+    assert not list(tmp_path.glob("*.partial.jsonl"))
 
 
 def test_help_does_not_load_torch():

@@ -197,7 +197,7 @@ def test_ctrl_c_without_a_file_shows_what_is_finished(tmp_path):
     run = residyn("atlas", code=STOPS, cwd=tmp_path)
     assert run.returncode == 130
     assert "a.x" in run.stdout or "1 system, 1 finding" in run.stdout
-    assert "With `-o FILE`, an interrupted run can be taken up again." in run.stderr
+    assert "With `-o FILE`, an interrupted run can be taken up again\n" in run.stderr
 
 
 def test_kill_9_loses_only_the_entry_it_hit(tmp_path):

@@ -53,9 +53,10 @@ def test_grids_are_the_peers_to_rounding(method, options, t):
 @pytest.mark.parametrize("method", methods.ADAPTIVE)
 def test_adaptive_methods_are_no_worse_than_the_peers(method, t):
     truth = ours.odeint(_field, Y0, t, method="dopri8", rtol=1e-12, atol=1e-14)
+    other = "dopri5" if method == "tsit5" else method  # the released version has no tsit5, which is of the same order
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        expected = peer.odeint(_field, Y0, t, method=method, rtol=1e-5, atol=1e-7)
+        expected = peer.odeint(_field, Y0, t, method=other, rtol=1e-5, atol=1e-7)
     found = ours.odeint(_field, Y0, t, method=method, rtol=1e-5, atol=1e-7)
     assert (found - truth).abs().max() <= 1.5 * (expected - truth).abs().max()
 

@@ -9,6 +9,7 @@ import torch
 from residyn import InputError
 from residyn.graph import Diffusion, GraphConv, ResidualGNN, dirichlet_energy, laplacian, rank
 from residyn.graph.classification import Split, accuracy, fit_nodes, split_nodes
+from residyn.graph.network import dropped
 from residyn.training import Plan
 
 
@@ -94,6 +95,30 @@ def test_depth_collapses_the_plain_network_and_not_the_anchored_one(karate):
         quotients[kind], ranks[kind] = float(dirichlet_energy(last, heat)), rank(last, rtol=1e-3)
     assert quotients["plain"] < 1e-6 < quotients["residual"] < quotients["anchored"]
     assert ranks["plain"] == 1 < ranks["anchored"]
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.6])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_dropout_keeps_its_share_and_the_mean(rate, dtype):
+    torch.manual_seed(0)
+    n = 300_001  # no multiple of the four entries that share a number
+    x = torch.full((n,), 2.0, dtype=dtype, requires_grad=True)
+    y = dropped(x, rate)
+    zeros = y == 0
+    # four standard deviations of a share
+    room = 4 * (rate * (1 - rate) / n) ** 0.5
+    assert abs(float(zeros.double().mean()) - rate) < room
+    for k in range(4):  # each of the four, and neighbours independent
+        assert abs(float(zeros[k::4].double().mean()) - rate) < 2 * room
+    pairs = float((zeros[:-1] & zeros[1:]).double().mean())
+    assert abs(pairs - rate**2) < 2 * room
+    kept = y[~zeros]
+    # p is rounded to 1/65536, half of it off at most
+    torch.testing.assert_close(kept, torch.full_like(kept, 2 / (1 - rate)), atol=0, rtol=2**-17 / (1 - rate) + 1e-6)
+    y.sum().backward()
+    torch.testing.assert_close(2 * x.grad, y, atol=0, rtol=0)
+    torch.manual_seed(0)
+    assert torch.equal(dropped(x, rate), y)
 
 
 def test_learns_a_club_from_two_members_and_repeats_itself(karate):

@@ -17,6 +17,7 @@ from residyn.atlas.fit import seeded
 from residyn.errors import require
 from residyn.nets import UNet
 from residyn.nets.segmentation import boundary_score, dice, loss
+from residyn.nets.unet import Join
 from residyn.results import Figure, Finding, Picture, Section, Series, Table, Verdict
 
 TISSUES = ("background", "grey matter", "white matter")
@@ -109,7 +110,9 @@ def run(context: Context) -> Section:
     )
 
 
-def train(short: bool, long: bool, learn: Slices, judge: Slices, steps: int, blocks: int, seed: int) -> Variant:
+def train(
+    short: bool, long: bool, learn: Slices, judge: Slices, steps: int, blocks: int, seed: int, *, join: Join = "add"
+) -> Variant:
     """Train one variant.
 
     Args:
@@ -120,12 +123,13 @@ def train(short: bool, long: bool, learn: Slices, judge: Slices, steps: int, blo
         steps: Steps of the optimiser.
         blocks: Blocks a level.
         seed: Seed of weights and batches.
+        join: How the long skips come in.
 
     Returns:
         What came of it.
     """
     with seeded(seed + 1):
-        net = UNet(1, len(TISSUES), short=short, long=long, width=WIDTH, levels=LEVELS, blocks=blocks)
+        net = UNet(1, len(TISSUES), short=short, long=long, width=WIDTH, levels=LEVELS, blocks=blocks, join=join)
         gradients = _gradients(net, learn.pictures[:BATCH], learn.tissues[:BATCH])
         optimiser = torch.optim.AdamW(net.parameters(), RATE)
         rates = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda k: min(1.0, 10 * (k + 1) / steps) * (1 - k / steps))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import re
-import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from residyn.arrays import read_npy, read_npz
 from residyn.audit.loading import check_file
 from residyn.errors import InputError, require
 
@@ -152,15 +152,7 @@ def _filled(text: str, model: nn.Module, generator: torch.Generator) -> Tensor:
 
 
 def _numpy(path: str) -> dict[str, Tensor]:
-    try:
-        file = np.load(path, allow_pickle=False)
-        if isinstance(file, np.ndarray):
-            arrays = {"": file}
-        else:
-            with file:
-                arrays = {name: file[name] for name in file.files}
-    except (ValueError, OSError, zipfile.BadZipFile, EOFError, KeyError) as error:
-        raise InputError(f"{path}: must hold arrays of plain numbers, got: {' '.join(str(error).split())[:100]}") from error
+    arrays = {"": read_npy(path)} if Path(path).suffix.lower() == ".npy" else read_npz(path)
     for name, array in arrays.items():
         if array.dtype.kind not in "fiubc":
             raise InputError(f"{path}: `{name or 'the array'}` must hold numbers, got {array.dtype}; convert it")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import zipfile
 from array import array
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from residyn import csvtext
+from residyn.arrays import read_npz
 from residyn.errors import InputError
 
 _SCORES = ("logits", "scores", "probabilities", "probs", "z", "p")
@@ -68,26 +68,15 @@ def read(path: str | os.PathLike[str], *, scores: str | None = None, labels: str
 
 
 def _npz(name: str, scores: str | None, labels: str | None) -> Record:
-    try:
-        with np.load(name, allow_pickle=False) as file:
-            if not hasattr(file, "files"):
-                raise InputError(f"{name}: must be an npz archive of arrays, got a single array; use np.savez")
-            return Record(_array(name, file, scores, _SCORES, "scores"), _array(name, file, labels, _LABELS, "labels"), [])
-    except InputError:
-        raise
-    except OSError as error:
-        raise InputError(f"{name}: must be a file that can be read, got: {error.strerror or error}; check the path") from None
-    except (ValueError, zipfile.BadZipFile, EOFError, KeyError, MemoryError) as error:
-        raise InputError(
-            f"{name}: must be an npz archive of plain numbers, got: {' '.join(str(error).split())[:80]}; save it with np.savez"
-        ) from None
+    file = read_npz(name)
+    return Record(_array(name, file, scores, _SCORES, "scores"), _array(name, file, labels, _LABELS, "labels"), [])
 
 
-def _array(name: str, file: np.lib.npyio.NpzFile, asked: str | None, known: tuple[str, ...], what: str) -> Tensor:
-    found = [key for key in ((asked,) if asked is not None else known) if key in file.files]
+def _array(name: str, file: dict[str, np.ndarray], asked: str | None, known: tuple[str, ...], what: str) -> Tensor:
+    found = [key for key in ((asked,) if asked is not None else known) if key in file]
     if not found:
         raise InputError(
-            f"{name}: must hold an array of {what} named {asked or ', '.join(known)}, got {', '.join(file.files) or 'none'}; "
+            f"{name}: must hold an array of {what} named {asked or ', '.join(known)}, got {', '.join(file) or 'none'}; "
             f"name it so, or say which it is with `{what}`"
         )
     values = file[found[0]]

@@ -7,12 +7,6 @@ import logging
 import sys
 from collections.abc import Sequence
 
-import typer
-
-from residyn.cli.app import app
-from residyn.cli.output import complain
-from residyn.errors import ResidynError
-
 __all__ = ["main"]
 
 INTERRUPTED, USAGE = 130, 2
@@ -39,7 +33,25 @@ def main(args: Sequence[str] | None = None) -> int:
         logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s", stream=sys.stderr)
         logging.getLogger("residyn").setLevel(logging.DEBUG)
     try:
+        return _run(words, debug=debug)
+    except KeyboardInterrupt:  # while the verbs were loaded, or an error was told
+        sys.stderr.write("residyn: interrupted\n")
+        return INTERRUPTED
+
+
+def _run(words: Sequence[str], *, debug: bool) -> int:
+    """Run, and turn what went wrong into a line and an exit code."""
+    import typer
+
+    from residyn.cli.app import app
+    from residyn.cli.output import Stopped, complain
+    from residyn.errors import ResidynError
+
+    try:
         code = app(words, prog_name="residyn", standalone_mode=False)
+    except Stopped as stop:
+        complain(str(stop))
+        return INTERRUPTED
     except typer.TyperException as error:
         if debug:
             raise
@@ -50,9 +62,11 @@ def main(args: Sequence[str] | None = None) -> int:
             raise
         complain(str(error))
         return USAGE
-    except KeyboardInterrupt:
-        complain("interrupted")
-        return INTERRUPTED
+    except MemoryError as error:
+        if debug:
+            raise
+        complain(f"there is not enough memory ({str(error) or 'none is left'})", hint="take a smaller input, or fewer --jobs")
+        return 1
     except Exception as error:
         if debug:
             raise
@@ -65,6 +79,8 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def _help_hint(words: Sequence[str]) -> str:
     """Where to read on after a usage error."""
-    verbs = {command.name for command in app.registered_commands}
+    from residyn.cli.app import app
+
+    verbs = {command.name for command in app.registered_commands} | {group.name for group in app.registered_groups}
     verb = next((word for word in words if word in verbs), "")
     return f"see `residyn {verb} --help`" if verb else "see `residyn --help`"

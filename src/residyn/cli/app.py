@@ -10,10 +10,12 @@ from residyn import __version__
 from residyn.cli import (
     atlas,
     audit,
+    bench,
     calibrate,
     deblur,
     denoise,
     disulfide,
+    doctor,
     dynamics,
     explain,
     graph,
@@ -28,7 +30,7 @@ app = typer.Typer(
     name="residyn",
     help="Residual steps x⁺ = x + h·F(x): systems that are one step under many names, run on real data beside theory.",
     epilog=examples("residyn atlas -o atlas.html", "residyn explain wiener"),
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -91,3 +93,5 @@ app.command(
 )(graph.graph)
 app.command("list", epilog=examples("residyn list", "residyn list --json"))(listing.list_entries)
 app.command("explain", epilog=examples("residyn explain wiener", "residyn explain depth --json"))(explain.explain)
+app.command("doctor", epilog=examples("residyn doctor", "residyn doctor --json"))(doctor.doctor)
+app.command("bench", epilog=examples("residyn bench", "residyn bench solvers stiff -o mine.md"))(bench.bench)

@@ -10,17 +10,17 @@ import typer
 
 from residyn import report
 from residyn.atlas import Interrupted, Store, runner
-from residyn.cli.options import Debug, Json, Output, Seed
-from residyn.cli.output import deliver, leave, say
+from residyn.cli.options import Debug, Json, Output, Seed, entries
+from residyn.cli.output import Stopped, deliver, leave, say
 from residyn.cli.progress import bar
 from residyn.errors import InputError
 from residyn.report.language import language
 
-INTERRUPTED = 130
-
 
 def atlas(
-    ids: Annotated[list[str] | None, typer.Argument(metavar="ID", help="Which systems; all if none.")] = None,
+    ids: Annotated[
+        list[str] | None, typer.Argument(metavar="ID", autocompletion=entries, help="Which systems; all if none.")
+    ] = None,
     output: Output = None,
     fast: Annotated[bool, typer.Option("--fast", help="Less data, fewer repetitions: a first look.")] = False,
     seed: Seed = 0,
@@ -48,8 +48,7 @@ def atlas(
     result = replace(result, command=result.command + in_)
     deliver(result, output, as_json=as_json, tr=tr)
     if not result.complete:
-        say(result.note)
-        raise typer.Exit(INTERRUPTED)
+        raise Stopped(result.note)
     if store:
         store.remove()
     leave(result)

@@ -14,10 +14,11 @@ from typing import Annotated
 import typer
 
 from residyn import provenance, report
-from residyn.cli.options import Debug, Json, Output, Seed
-from residyn.cli.output import deliver, leave, say
+from residyn.cli import batch
+from residyn.cli.options import Debug, Json, Output, Seed, among
+from residyn.cli.output import Stopped, deliver, leave
 from residyn.cli.progress import share
-from residyn.errors import InputError, ResidynError, require
+from residyn.errors import InputError, ResidynError, check_choice, require
 from residyn.results import Result, Section
 
 
@@ -50,10 +51,15 @@ def audit(
     labels: Annotated[str | None, typer.Option("--labels", metavar="FILE", help="Labels of the batch.")] = None,
     budget: Annotated[float | None, typer.Option("--budget", metavar="SECONDS", help="0 finds the blocks only.")] = None,
     size: Annotated[int, typer.Option("--size", metavar="PIXELS", help="Side that pictures are cut to.")] = 224,
-    normalise: Annotated[str, typer.Option("--normalise", help="Of pictures: imagenet, half or none.")] = "imagenet",
+    normalise: Annotated[
+        str,
+        typer.Option(
+            "--normalise", autocompletion=among("imagenet", "half", "none"), help="Of pictures: imagenet, half or none."
+        ),
+    ] = "imagenet",
     length: Annotated[int, typer.Option("--length", metavar="N", help="Most tokens of a text.")] = 128,
     jobs: Annotated[int, typer.Option("--jobs", metavar="N", help="Inputs at once; -1 for one a core.")] = 1,
-    backend: Annotated[str, typer.Option("--backend", help="Where jobs run: loky, dask or ray.")] = "loky",
+    backend: batch.Backend = "loky",
     seed: Seed = 0,
     as_json: Json = False,
     debug: Debug = False,
@@ -68,8 +74,7 @@ def audit(
     try:
         parts = [_one(wish, files[0])] if len(files) == 1 else _batch(wish, files, jobs, backend)
     except KeyboardInterrupt:
-        say("residyn: interrupted; nothing was written")
-        raise typer.Exit(130) from None
+        raise Stopped("interrupted; nothing was written") from None
     title = parts[0][0] if len(parts) == 1 else f"Audit of {model} on {len(parts)} inputs"
     sections = [section for _, some in parts for section in some]
     seconds = time.perf_counter() - began
@@ -80,8 +85,7 @@ def audit(
 
 
 def _check(output: str | None, jobs: int, backend: str, budget: float | None) -> None:
-    if backend not in ("loky", "dask", "ray"):
-        raise InputError(f"`--backend` must be one of loky, dask, ray, got {backend!r}; loky uses this machine's cores")
+    check_choice("--backend", backend, batch.BACKENDS, "loky uses this machine's cores")
     if jobs == 0 or jobs < -1:
         raise InputError(f"`--jobs` must be at least 1, or -1 for one a core, got {jobs}")
     if budget is not None and not budget >= 0:
@@ -99,8 +103,7 @@ def _one(wish: Wish, file: str | None, prefix: str = "", *, quiet: bool = False)
     from residyn.audit import loading, page
     from residyn.audit.auditing import audit as run
 
-    if wish.normalise not in reading.STATISTICS:
-        raise InputError(f"`--normalise` must be one of {', '.join(reading.STATISTICS)}, got {wish.normalise!r}")
+    check_choice("--normalise", wish.normalise, reading.STATISTICS)
     model = loading.load(wish.model, wish.weights)
     home = wish.model[3:] if wish.model.startswith("hf:") else ""
     if file is None:

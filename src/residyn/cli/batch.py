@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from residyn.cli.output import say
+from residyn.cli.options import among
+from residyn.cli.output import Stopped, say
 from residyn.cli.progress import one_thread
-from residyn.errors import InputError, ResidynError, require
+from residyn.errors import InputError, ResidynError, check_choice, require
 from residyn.results import Section
 
 if TYPE_CHECKING:
@@ -29,7 +30,9 @@ Work = Callable[[str], Section]
 
 BACKENDS = ("loky", "dask", "ray")
 Jobs = Annotated[int, typer.Option("--jobs", metavar="N", help="Files at once; -1 for one a core.")]
-Backend = Annotated[str, typer.Option("--backend", help="Where jobs run: loky (this machine), dask or ray.")]
+Backend = Annotated[
+    str, typer.Option("--backend", autocompletion=among(*BACKENDS), help="Where jobs run: loky (this machine), dask or ray.")
+]
 Scheduler = Annotated[
     str | None, typer.Option("--scheduler", metavar="ADDRESS", help="A Dask or Ray cluster that runs already.")
 ]
@@ -58,10 +61,7 @@ class Plan:
     resume: bool = False
 
     def __post_init__(self) -> None:
-        if self.backend not in BACKENDS:
-            raise InputError(
-                f"`--backend` must be one of loky, dask, ray, got {self.backend!r}; loky uses this machine's cores"
-            )
+        check_choice("--backend", self.backend, BACKENDS, "loky uses this machine's cores")
         if self.jobs == 0 or self.jobs < -1:
             raise InputError(f"`--jobs` must be at least 1, or -1 for one a core, got {self.jobs}")
         if self.scheduler is not None and self.backend == "loky":
@@ -110,12 +110,19 @@ def run(
     if plan.resume and done:
         say(f"{len(done)} files are done already")
     todo = [name for name in names if name not in done]
-    with _bar(len(todo)) as advance:
-        for section in _sections(todo, _Guarded(work, title), plan):
-            done[section.id] = section
-            if store is not None:
-                store.add(section, stamps[section.id])
-            advance(section.id)
+    try:
+        with _bar(len(todo)) as advance:
+            for section in _sections(todo, _Guarded(work, title), plan):
+                done[section.id] = section
+                if store is not None:
+                    store.add(section, stamps[section.id])
+                advance(section.id)
+    except KeyboardInterrupt:
+        if store is None:
+            raise
+        raise Stopped(
+            f"interrupted; {len(store.sections)} of {len(names)} files are kept in {store.path}; --resume goes on from there"
+        ) from None
     if store is not None:
         store.remove()
     return [done[name] for name in names]

@@ -11,9 +11,9 @@ from typing import Annotated
 import typer
 
 from residyn import provenance, report
-from residyn.cli.options import Debug, Json, Output, Seed
+from residyn.cli.options import Debug, Json, Output, Seed, among
 from residyn.cli.output import deliver, leave
-from residyn.errors import InputError
+from residyn.errors import check_choice
 from residyn.results import Result
 
 _KINDS = ("auto", "logits", "probabilities")
@@ -27,15 +27,16 @@ def calibrate(
     ] = None,
     labels: Annotated[str | None, typer.Option("--labels", metavar="NAME", help="Array or column of class numbers.")] = None,
     scores: Annotated[str | None, typer.Option("--scores", metavar="NAME", help="Array of scores in an npz file.")] = None,
-    kind: Annotated[str, typer.Option("--kind", help="What the scores are: auto, logits or probabilities.")] = "auto",
+    kind: Annotated[
+        str, typer.Option("--kind", autocompletion=among(*_KINDS), help="What the scores are: auto, logits or probabilities.")
+    ] = "auto",
     bins: Annotated[int, typer.Option("--bins", metavar="N", help="Bins of the calibration error.")] = 15,
     seed: Seed = 0,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Fit λ of z⁺ = (1-λ)·z on one half of the samples and judge it on the other."""
-    if kind not in _KINDS:
-        raise InputError(f"`--kind` must be one of {', '.join(_KINDS)}, got {kind!r}")
+    check_choice("--kind", kind, _KINDS)
     if output is not None:
         report.check(output)
     began, started = time.perf_counter(), provenance.now()

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from residyn.cli import batch, restore
-from residyn.cli.options import Debug, Json
-from residyn.errors import InputError
+from residyn.cli.options import Debug, Json, among
+from residyn.errors import InputError, check_choice
 
 if TYPE_CHECKING:
     from residyn.inverse.jobs import Wish
@@ -24,11 +24,21 @@ def deblur(
     ],
     output: restore.Target = None,
     method: Annotated[
-        str, typer.Option("--method", help="auto (Wiener), tv (total variation), landweber, unrolled (a trained network).")
+        str,
+        typer.Option(
+            "--method",
+            autocompletion=among(*_METHODS),
+            help="auto (Wiener), tv (total variation), landweber, unrolled (a trained network).",
+        ),
     ] = "auto",
     noise: restore.Sigma = None,
     boundary: Annotated[
-        str, typer.Option("--boundary", help="Beyond the border: symmetric, circular, or unknown (slower).")
+        str,
+        typer.Option(
+            "--boundary",
+            autocompletion=among(*_BOUNDARIES),
+            help="Beyond the border: symmetric, circular, or unknown (slower).",
+        ),
     ] = "symmetric",
     steps: Annotated[int | None, typer.Option("--steps", metavar="K", help="Steps of landweber or tv; else chosen.")] = None,
     step: Annotated[float | None, typer.Option("--step", metavar="ALPHA", help="Step size of landweber; else 1/‖H‖².")] = None,
@@ -46,10 +56,8 @@ def deblur(
 ) -> None:
     """Restore pictures that were blurred by a known point spread function."""
     plan = batch.Plan(jobs, backend, scheduler, resume)
-    if method not in _METHODS:
-        raise InputError(f"`--method` must be one of {', '.join(_METHODS)}, got {method!r}")
-    if boundary not in _BOUNDARIES:
-        raise InputError(f"`--boundary` must be one of {', '.join(_BOUNDARIES)}, got {boundary!r}")
+    check_choice("--method", method, _METHODS)
+    check_choice("--boundary", boundary, _BOUNDARIES)
     if weights is not None and method != "unrolled":
         raise InputError(f"`--weights` must come with --method unrolled, got {method!r}")
 

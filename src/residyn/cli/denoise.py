@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from residyn.cli import batch, restore
-from residyn.cli.options import Debug, Json
-from residyn.errors import InputError
+from residyn.cli.options import Debug, Json, among
+from residyn.errors import InputError, check_choice
 
 if TYPE_CHECKING:
     from residyn.inverse.jobs import Wish
@@ -20,7 +20,10 @@ def denoise(
     images: restore.Images,
     output: restore.Target = None,
     method: Annotated[
-        str, typer.Option("--method", help="wiener, tv (total variation), or unrolled (a trained network).")
+        str,
+        typer.Option(
+            "--method", autocompletion=among(*_METHODS), help="wiener, tv (total variation), or unrolled (a trained network)."
+        ),
     ] = "wiener",
     noise: restore.Sigma = None,
     snr: Annotated[
@@ -41,8 +44,7 @@ def denoise(
 ) -> None:
     """Remove white noise from pictures; how much there is, is told from each picture itself."""
     plan = batch.Plan(jobs, backend, scheduler, resume)
-    if method not in _METHODS:
-        raise InputError(f"`--method` must be one of {', '.join(_METHODS)}, got {method!r}")
+    check_choice("--method", method, _METHODS)
     if noise is not None and snr is not None:
         raise InputError(f"`--noise` must not stand beside --snr, got {noise} and {snr}; one follows from the other")
     if noise is not None and not 0 <= noise < float("inf"):

@@ -10,10 +10,10 @@ from typing import Annotated
 import typer
 
 from residyn import provenance, report
-from residyn.cli.options import Debug, Json, Output, Seed, examples
+from residyn.cli.options import Debug, Json, Output, Seed, among, examples
 from residyn.cli.output import deliver, leave, say
 from residyn.cli.progress import one_thread, share
-from residyn.errors import InputError
+from residyn.errors import InputError, check_choice
 from residyn.results import Result
 
 app = typer.Typer(help="Learn a system from its trajectories.", no_args_is_help=True)
@@ -23,7 +23,9 @@ _TARGETS = ("auto", "derivative", "flow")
 def fit(
     file: Annotated[str, typer.Argument(metavar="FILE.csv", help="Columns: t, the state's, trajectory if several.")],
     output: Output = None,
-    target: Annotated[str, typer.Option("--target", help="What to learn: auto, derivative or flow.")] = "auto",
+    target: Annotated[
+        str, typer.Option("--target", autocompletion=among(*_TARGETS), help="What to learn: auto, derivative or flow.")
+    ] = "auto",
     control: Annotated[
         str | None, typer.Option("--control", metavar="A,B", help="Columns that are inputs; else those named u, u1, u_….")
     ] = None,
@@ -35,8 +37,7 @@ def fit(
     debug: Debug = False,
 ) -> None:
     """Fit the derivative or the flow map, whichever the data call for, and forecast held-out trajectories."""
-    if target not in _TARGETS:
-        raise InputError(f"`--target` must be one of {', '.join(_TARGETS)}, got {target!r}; auto chooses by the data")
+    check_choice("--target", target, _TARGETS, "auto chooses by the data")
     if output is not None:
         report.check(output)
     if model_out is not None and not model_out.endswith(".safetensors"):

@@ -9,13 +9,15 @@ from typing import Annotated
 
 import typer
 
-from residyn.cli.options import Debug, Json
+from residyn.cli.options import Debug, Json, codes
 from residyn.cli.output import emit
-from residyn.errors import InputError
+from residyn.errors import InputError, closest
 
 
 def explain(
-    name: Annotated[str, typer.Argument(metavar="ID", help="An entry of `residyn list`, or a code such as RD104.")],
+    name: Annotated[
+        str, typer.Argument(metavar="ID", autocompletion=codes, help="An entry of `residyn list`, or a code such as RD104.")
+    ],
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -39,7 +41,8 @@ def _code(name: str) -> tuple[str, dict[str, str], dict[str, str]]:
 
     code = CODES.get(name.upper())
     if code is None:
-        raise InputError(f"`ID` must be a code of an audit, one of {', '.join(CODES)}, got {name!r}")
+        hint = closest(name, CODES)
+        raise InputError(f"`ID` must be a code of an audit, one of {', '.join(CODES)}, got {name!r}{hint and f'; {hint}'}")
     rows = {"raised": code.rule, "why": code.why, "fix": code.fix, "reference": code.reference}
     return f"{code.id}: {code.title}", {key: text for key, text in rows.items() if text}, dataclasses.asdict(code)
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import shlex
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from residyn import provenance, report
+from residyn.cli import batch
 from residyn.cli.options import Debug, Json, Output, Seed
 from residyn.cli.output import deliver, leave
 from residyn.cli.progress import one_thread, share
@@ -19,7 +21,7 @@ from residyn.results import Result
 
 
 def graph(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="Edge list, .graphml, .mtx or .npz.")],
+    files: Annotated[list[str], typer.Argument(metavar="FILE…", help="Edge list, .graphml, .mtx or .npz.")],
     output: Output = None,
     labels: Annotated[
         str | None, typer.Option("--labels", metavar="FILE", help="A node and its class a line; or a GraphML attribute.")
@@ -34,30 +36,44 @@ def graph(
     implicit: Annotated[float, typer.Option("--implicit", metavar="h", help="Size of an implicit step.")] = 1.0,
     layers: Annotated[int, typer.Option("--layers", metavar="L", help="Layers of the trained network; 0: none.")] = 16,
     epochs: Annotated[int, typer.Option("--epochs", metavar="N", help="Training steps at most.")] = 200,
+    jobs: batch.Jobs = 1,
+    backend: batch.Backend = "loky",
+    scheduler: batch.Scheduler = None,
+    resume: batch.Resume = False,
     seed: Seed = 0,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Energy by depth of plain, residual, anchored and implicit steps; the largest stable step; advice; node classes."""
     _check(output, depth, eta, anchor, implicit, layers, epochs)
+    plan = batch.Plan(jobs, backend, scheduler, resume)
     began, started = time.perf_counter(), provenance.now()
-    from residyn.graph.assessment import Wish, assess
+    from residyn.graph.assessment import Wish, assess_file
     from residyn.graph.depth import Law
-    from residyn.graph.reading import read
 
-    given = read(file, nodes=nodes, labels=labels, features=features)
     wish = Wish(depth, Law(eta, anchor, implicit), layers, epochs, seed)
-    with one_thread(), share("graph") as progress:
-        section = assess(given, name=Path(file).name, wish=wish, progress=progress)
-    seconds = time.perf_counter() - began
+    work = partial(assess_file, wish=wish, nodes=nodes, labels=labels, features=features)
     options = {"labels": labels, "features": features, "nodes": nodes, "depth": depth, "eta": eta, "anchor": anchor}
     options |= {"implicit": implicit, "layers": layers, "epochs": epochs, "seed": seed}
+    if len(files) == 1 and plan.here and not resume:
+        with one_thread(), share("graph") as progress:  # a file that cannot be read is an error of the command
+            sections = [replace(work(files[0], progress=progress), id="graph")]
+    else:
+        conditions = {**options, "versions": provenance.versions()}
+        sections = batch.run(files, work, plan, output=output, conditions=conditions, title=_title)
+    seconds = time.perf_counter() - began
     words = [word for key, value in options.items() if value is not None for word in (f"--{key}", str(value))]
-    command = shlex.join(["residyn", "graph", file, *words])
-    section = replace(section, seconds=seconds)
-    result = Result("graph", section.title, [section], command, seed, provenance.versions(), started, seconds)
+    command = shlex.join(["residyn", "graph", *files[:20], *words])
+    title = sections[0].title if len(sections) == 1 else f"Depth on {len(sections)} graphs"
+    result = Result("graph", title, sections, command, seed, provenance.versions(), started, seconds)
     deliver(result, output, as_json=as_json)
+    if any(section.error for section in sections):
+        raise typer.Exit(1)
     leave(result)
+
+
+def _title(file: str) -> str:
+    return f"Depth on the graph {Path(file).name}"
 
 
 def _check(output: str | None, depth: int, eta: float, anchor: float, implicit: float, layers: int, epochs: int) -> None:

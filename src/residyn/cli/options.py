@@ -1,7 +1,8 @@
-"""Options that several verbs share, and the form of their examples."""
+"""Options that several verbs share, how words are completed, and the form of their examples."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -22,6 +23,53 @@ Output = Annotated[
     str | None,
     typer.Option("-o", "--output", metavar="FILE", help="Write a report; its ending says which: .html .json .csv .txt"),
 ]
+
+
+def among(*words: str) -> Callable[[str], list[str]]:
+    """How a shell completes a value that is one of a few words.
+
+    Args:
+        *words: The words.
+
+    Returns:
+        What typer asks for as `autocompletion`.
+
+    >>> among("auto", "tv", "landweber")("l")
+    ['landweber']
+    """
+
+    def complete(incomplete: str) -> list[str]:
+        return [word for word in words if word.startswith(incomplete)]
+
+    return complete
+
+
+def entries(incomplete: str) -> list[str]:
+    """How a shell completes the id of an atlas entry.
+
+    Args:
+        incomplete: What is typed already.
+
+    Returns:
+        The ids that begin so.
+    """
+    from residyn.atlas import catalog
+
+    return [entry.id for entry in catalog.ENTRIES if entry.id.startswith(incomplete)]
+
+
+def codes(incomplete: str) -> list[str]:
+    """How a shell completes the id of an atlas entry or the code of an audit.
+
+    Args:
+        incomplete: What is typed already.
+
+    Returns:
+        The ids and codes that begin so.
+    """
+    from residyn.audit.codes import CODES
+
+    return [*entries(incomplete), *(code for code in CODES if code.startswith(incomplete.upper()))]
 
 
 def examples(first: str, second: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable
@@ -10,8 +11,14 @@ from typing import NoReturn
 import typer
 
 from residyn import report
+from residyn.errors import ResidynError
 from residyn.report.language import Language, language
+from residyn.report.words import clean
 from residyn.results import Result
+
+
+class Stopped(BaseException):
+    """Ctrl-C, with a line on what was kept and how to go on; not to be caught on the way, like `KeyboardInterrupt`."""
 
 
 def emit(text: str) -> None:
@@ -19,23 +26,37 @@ def emit(text: str) -> None:
 
     Args:
         text: The data.
+
+    Raises:
+        ResidynError: If the disk behind standard output refuses it.
     """
     if sys.stdout is None:  # started with its standard output closed
         return
     try:
         typer.echo(text, nl=not text.endswith("\n"))
     except BrokenPipeError:
-        # What Python would flush at exit must go somewhere, or it complains then.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _abandon(sys.stdout.fileno())
+    except OSError as error:
+        _abandon(sys.stdout.fileno())
+        raise ResidynError(f"standard output could not be written: {error.strerror}; what came of it is not whole") from error
+
+
+def _abandon(stream: int) -> None:
+    """What Python would flush at exit must go somewhere, or it complains then."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
 
 
 def say(text: str) -> None:
-    """Write a line for the person in front to standard error.
+    """Write a line for the person in front to standard error, if anybody is there to read it.
 
     Args:
         text: The line.
     """
-    typer.echo(text, err=True)
+    try:
+        typer.echo("\n".join(map(clean, text.split("\n"))), err=True)
+    except OSError:
+        with contextlib.suppress(OSError, ValueError):
+            _abandon(sys.stderr.fileno())
 
 
 def complain(text: str, hint: str = "") -> None:

@@ -15,7 +15,7 @@ import typer
 from residyn import provenance, report
 from residyn.cli import batch
 from residyn.cli.options import Debug, Json, Seed, examples
-from residyn.cli.output import deliver, say
+from residyn.cli.output import Stopped, deliver, say
 from residyn.errors import InputError
 from residyn.results import Result, Section
 
@@ -70,7 +70,8 @@ def train(
     try:
         segmenter, judged, history = fit(data, settings, plan, checkpoint=keep, progress=progress)
     except KeyboardInterrupt:
-        say(f"the run is kept in {keep}; the same command goes on from there")
+        if keep.exists():
+            raise Stopped(f"interrupted; the run is kept in {keep}; the same command goes on from there") from None
         raise
     segmenter.save(target, {"settings": asdict(settings), "plan": asdict(plan), "dice": judged.dice})
     keep.unlink(missing_ok=True)
@@ -113,7 +114,8 @@ def predict(
     conditions = {"model": model, "masks": masks, "window": window, "versions": provenance.versions()}
     sections = batch.run(names, work, plan, output=page, conditions=conditions, title=_title)
     words = ["residyn", "segment", "predict", *files[:20], "--model", model, "-o", output]
-    _deliver(sections, f"Segmentation of {len(names)} pictures", shlex.join(words), None, began, started, page, as_json=as_json)
+    title = sections[0].title if len(sections) == 1 else f"Segmentation of {len(sections)} pictures"
+    _deliver(sections, title, shlex.join(words), None, began, started, page, as_json=as_json)
     say(f"{sum(not s.error for s in sections)} masks written to {output}")
     if any(s.error for s in sections):
         raise typer.Exit(1)

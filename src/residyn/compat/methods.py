@@ -20,7 +20,7 @@ from residyn.compat.scipy_solver import SciPy
 from residyn.compat.tableaus import DOPRI8_DENSE, FEHLBERG2, HEUN3, IMPLICIT, RK38
 from residyn.schemes import tableaus
 from residyn.schemes.base import Field, Scheme, Step, Time
-from residyn.schemes.explicit import Bosh3, Dopri5, Dopri8, ExplicitRungeKutta, Slope, Stages, hermite
+from residyn.schemes.explicit import Bosh3, Dopri5, Dopri8, ExplicitRungeKutta, Slope, Stages, Tsit5, hermite
 
 
 class Reusing(ExplicitRungeKutta):
@@ -58,6 +58,7 @@ class Dopri8Dense(Dopri8):
 ADAPTIVE: dict[str, Scheme] = {
     "dopri8": Dopri8Dense(),
     "dopri5": Dopri5(),
+    "tsit5": Tsit5(),
     "bosh3": Bosh3(),
     "fehlberg2": Fehlberg2(),
     "adaptive_heun": AdaptiveHeun(),

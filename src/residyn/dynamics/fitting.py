@@ -16,7 +16,7 @@ from residyn.dynamics.scales import scales as scales_of
 from residyn.dynamics.theory import Rule, Scales, crossover
 from residyn.dynamics.training import Pairs, Progress
 from residyn.dynamics.trajectories import Trajectories, gather
-from residyn.errors import InputError
+from residyn.errors import InputError, check_choice
 from residyn.results import Finding
 
 _TARGETS = ("derivative", "flow", "auto")
@@ -82,8 +82,8 @@ def fit(
     >>> bool((end - torch.tensor([-0.98999, -0.14112])).abs().max() < 0.05)
     True
     """
-    if str(target) not in _TARGETS or str(rule) not in _RULES:
-        raise InputError(f"`target` must be one of {_TARGETS} and `rule` one of {_RULES}, got {target!r} and {rule!r}")
+    check_choice("target", target, _TARGETS)
+    check_choice("rule", rule, _RULES)
     if epochs < 1:
         raise InputError(f"`epochs` must be a whole number of at least 1, got {epochs!r}; 400 is usual")
     data = gather(t, x, trajectory=trajectory, derivative=derivative, control=control, order=order)

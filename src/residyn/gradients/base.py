@@ -27,7 +27,9 @@ class GradientMode(abc.ABC):
         Raises:
             InputError: If this mode has no meaning for a chain.
         """
-        raise InputError(f"`gradient` of a Stack must be Backprop() or Checkpoint(), got {self!r}, which needs a march")
+        raise InputError(
+            f"`gradient` of a Stack must be Backprop(), Checkpoint() or Reversible(), got {self!r}, which needs a march"
+        )
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"

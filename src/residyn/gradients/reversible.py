@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from residyn.errors import InputError, ResidynWarning
 from residyn.gradients.backprop import Backprop
 from residyn.gradients.base import GradientMode
 from residyn.gradients.dependence import Dependence, find_dependence
+from residyn.gradients.invertible import REFUSE, InvertibleBlock, chained
 from residyn.roots.differentiate import only_once
 from residyn.schemes.problem import Outputs, Taken, value
 from residyn.schemes.reversible import Invertible
@@ -22,8 +23,6 @@ from residyn.state import inside_transform
 
 if TYPE_CHECKING:
     from residyn.schemes.problem import Leg, Problem
-
-_REFUSE = 0.1
 
 
 @dataclass(frozen=True)
@@ -33,6 +32,7 @@ class Reversible(GradientMode):
     The gradient is that of the steps as they were taken; memory is the last state and the graph of one step, however many
     steps there are. It is as exact as the reconstruction. That is measured: at every reported time and at the start the state
     found on the way back is compared with the one that was there; a relative error above `tol` warns, one above 0.1 refuses.
+    In a `Stack` it is the blocks that must know their inverse, as `nets.Coupling` does.
 
     Args:
         tol: Relative reconstruction error, in the norm of the whole state, from which on to warn; 1e-6 in double and 1e-3 in
@@ -76,6 +76,24 @@ class Reversible(GradientMode):
         outputs.values[1:] = list(reported.unbind())
         return outputs.stack()
 
+    def chain(self, blocks: Sequence[Callable[[Tensor], Tensor]], x: Tensor) -> Tensor:
+        """Run blocks, keeping the input and the output of all of them; on the way back each is inverted.
+
+        Raises:
+            InputError: If a block is not one that knows its inverse, or draws random numbers; on the way back, if a state is
+                lost.
+        """
+        known = [block for block in blocks if isinstance(block, InvertibleBlock)]
+        if len(known) < len(blocks):
+            other = next(block for block in blocks if not isinstance(block, InvertibleBlock))
+            raise InputError(
+                "`gradient` Reversible needs blocks that know their inverse (gradients.InvertibleBlock, as nets.Coupling is), "
+                f"got {type(other).__name__}; use Checkpoint(), or nets.ReversibleStack, which couples any branches"
+            )
+        if not torch.is_grad_enabled() or inside_transform():
+            return Backprop().chain(blocks, x)
+        return chained(known, x, self._tolerance(x))
+
     def _tolerance(self, x: Tensor) -> float:
         if self.tol is not None:
             return self.tol
@@ -109,7 +127,7 @@ class _Tape:
             f"was there at t = {t:.6g} (relative; tolerance {self.tol:.0e})"
         )
         fix = "use gradient=Replay() or Checkpoint(), fewer steps, a larger `coupling`, or double precision"
-        if not error <= _REFUSE:
+        if not error <= REFUSE:
             raise InputError(f"`gradient` Reversible must be able to reconstruct the states: {told}; {fix}")
         if error > self.tol and not self.warned:
             self.warned = True

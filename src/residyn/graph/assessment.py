@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,7 +19,7 @@ from residyn.graph.diffusion import Diffusion
 from residyn.graph.laplacian import laplacian
 from residyn.graph.network import Kind, ResidualGNN
 from residyn.graph.product import as_scipy
-from residyn.graph.reading import GraphFile
+from residyn.graph.reading import GraphFile, read
 from residyn.results import Figure, Finding, Section, Series, Table
 from residyn.training import Moment, Plan
 
@@ -99,6 +101,37 @@ def assess(graph: GraphFile, *, name: str, wish: Wish, progress: Progress | None
         figures=_figures(found, wish),
         tables=_tables(graph, bare, found, trained, wish),
     )
+
+
+def assess_file(
+    file: str,
+    *,
+    wish: Wish,
+    nodes: int | None = None,
+    labels: str | None = None,
+    features: str | None = None,
+    progress: Progress | None = None,
+) -> Section:
+    """Read a graph and look at it.
+
+    Args:
+        file: The file.
+        wish: What to do.
+        nodes: Number of nodes, if isolated ones are to count.
+        labels: A file of classes, or the name of a GraphML attribute.
+        features: A file of features.
+        progress: As in `assess`.
+
+    Returns:
+        The section, whose id is the file's name.
+
+    Raises:
+        InputError: If the file cannot be read or breaks a rule.
+    """
+    began = time.perf_counter()
+    given = read(file, nodes=nodes, labels=labels, features=features)
+    section = assess(given, name=Path(file).name, wish=wish, progress=progress)
+    return replace(section, id=file, seconds=time.perf_counter() - began)
 
 
 def _features(graph: GraphFile, seed: int) -> tuple[Tensor, str]:

@@ -158,11 +158,35 @@ class ResidualGNN(nn.Module):
         return torch.relu(torch.addmm(z, z, weight, beta=1 - beta, alpha=beta))
 
     def _dropped(self, x: Tensor) -> Tensor:
-        return nn.functional.dropout(x, self.dropout, self.training) if self.dropout else x
+        return dropped(x, self.dropout) if self.training and self.dropout else x
 
     def extra_repr(self) -> str:
         """What `print` shows."""
         return f"kind={self.kind}, depth={len(self.weights)}, anchor={self.anchor:g}"
+
+
+def dropped(x: Tensor, rate: float) -> Tensor:
+    """x with each entry set to 0 with probability p, the others divided by 1 - p; p is `rate` to 2⁻¹⁷.
+
+    On a CPU torch draws a Bernoulli number at a time, which was more than half of a training step on Cora; here a 64-bit
+    number serves four entries.
+
+    Args:
+        x: Any shape.
+        rate: In [0, 1).
+
+    Returns:
+        Of the shape of x.
+
+    >>> int((dropped(torch.ones(40_000), 0.25) == 0).sum()) in range(9_600, 10_400)
+    True
+    """
+    if x.device.type != "cpu":
+        return nn.functional.dropout(x, rate)
+    cut = min(round(rate * 65536), 65535)
+    words = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
+    kept = words.view(torch.int16)[: x.numel()].view(x.shape) >= cut - 32768
+    return x * kept.to(x.dtype).mul_(65536 / (65536 - cut))
 
 
 def _widths(**sizes: int) -> None:

@@ -15,6 +15,7 @@ import torch
 from scipy import io, sparse
 from torch import Tensor
 
+from residyn.arrays import read_npy, read_npz
 from residyn.errors import InputError
 
 _EDGES = ("edge_index", "edges", "edge_list")
@@ -193,8 +194,7 @@ def _matrix(matrix: Any, form: str) -> GraphFile:
 
 
 def _npz(file: Path) -> GraphFile:
-    with np.load(file, allow_pickle=False) as data:
-        arrays = {key: data[key] for key in data.files}
+    arrays = read_npz(file)
     key = next((key for key in _EDGES if key in arrays), None)
     features, labels = (next((arrays[k] for k in keys if k in arrays), None) for keys in (_FEATURES, _LABELS))
     if key is None and {"data", "shape"} <= set(arrays):
@@ -251,7 +251,7 @@ def _with_labels(graph: GraphFile, path: str) -> GraphFile:
 
 def _with_features(graph: GraphFile, path: str) -> GraphFile:
     if Path(path).suffix.lower() == ".npy" and Path(path).is_file():
-        array = np.load(path, allow_pickle=False)
+        array = read_npy(path)
         return GraphFile(**{**graph.__dict__, "features": as_features(array, graph.n)})
     found = _by_node(graph, path, "--features", None)
     missing = next((name for name in graph.names if name not in found), None)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from residyn.errors import InputError, ResidynWarning
+from residyn.errors import InputError, ResidynWarning, check_choice, closest
 from residyn.inverse.inputs import as_field, as_given
 from residyn.inverse.landweber import run as run_landweber
 from residyn.inverse.operators.blur import BOUNDARIES, Blur, Boundary
@@ -113,11 +113,13 @@ def deblur(
 
 def _check(method: Any, noise: float | None, boundary: str, steps: int | None, step: float | None) -> None:
     if not isinstance(method, Unrolled) and method not in METHODS:
-        raise InputError(f"`method` must be one of {', '.join(METHODS)}, or an Unrolled network, got {method!r}")
+        hint = closest(method, METHODS)
+        raise InputError(
+            f"`method` must be one of {', '.join(METHODS)}, or an Unrolled network, got {method!r}{hint and f'; {hint}'}"
+        )
     if noise is not None and not (math.isfinite(noise) and noise >= 0):
         raise InputError(f"`noise` must be a standard deviation >= 0, got {noise}; leave it out to have it estimated")
-    if boundary not in BOUNDARIES:
-        raise InputError(f"`boundary` must be one of {', '.join(BOUNDARIES)}, got {boundary!r}")
+    check_choice("boundary", boundary, BOUNDARIES)
     if steps is not None and (method not in ("tv", "landweber") or not isinstance(steps, int) or steps < 1):
         raise InputError(f"`steps` must be a whole number >= 1, with method tv or landweber, got {steps!r} with {method!r}")
     if step is not None and (method != "landweber" or not 0 < step < math.inf):

@@ -1,7 +1,7 @@
 """Small exemplary networks on the step: perceptrons, residual networks, U-Nets and transformers, with their theory."""
 
 from residyn.nets.admissible import Admissible, admissible_alpha
-from residyn.nets.coupled import ReversibleStack
+from residyn.nets.coupled import Coupling, ReversibleStack
 from residyn.nets.dropping import Gates, gates, stochastic_depth
 from residyn.nets.implicit import Dissipative, ImplicitResidual, ImplicitResNet
 from residyn.nets.inits import fixup_, skip_init
@@ -16,6 +16,7 @@ __all__ = [
     "MLP",
     "Admissible",
     "Attention",
+    "Coupling",
     "Dissipative",
     "FeedForward",
     "Gates",

@@ -256,6 +256,11 @@ def _residues(model: Any, label: str) -> Iterator[tuple[Residue, Group, int | No
         for group in groups(chain):
             residue = group.residue(label)
             if group.protein:
+                if residue.seqid.num is None:
+                    raise InputError(
+                        f"`path` must number its residues, got {residue.name!r} of chain {chain.name!r} without a number; a "
+                        "PDB file has it in columns 23 to 26"
+                    )
                 insertion = residue.seqid.icode.strip()
                 yield Residue(chain.name, residue.seqid.num, insertion, residue.name.upper()), group, residue.label_seq
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from residyn.errors import InputError, ResidynError
 from residyn.quantum.pulses import Pulse, field_at
 
-SCHEMA = "residyn.quantum.checkpoint/1"
+SCHEMA = "residyn.quantum.checkpoint/2"
 _KEY = "residyn"
 
 
@@ -105,15 +105,23 @@ class Checkpoint:
             return None
         tensors, about = self._read()
         self._compare(about)
-        step = about["step"]
+        try:
+            return self._saved(tensors, about)
+        except (TypeError, ValueError, LookupError, RuntimeError, OverflowError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise self._damaged(str(error)[:120]) from None
+
+    def _saved(self, tensors: dict[str, Tensor], about: dict[str, Any]) -> Saved:
+        step, builds, extra = (int(about[key]) for key in ("step", "builds", "extra"))
         if about["field"] != self._field(step):
             raise self._refusal("another `pulse`")
         memory: list[Tensor] = []
         while f"memory.{len(memory)}" in tensors:
             memory.append(_laid_out(tensors, f"memory.{len(memory)}", about))
         x = _laid_out(tensors, "x", about)
-        counts = about["builds"], about["extra"], about["ready"]
-        return Saved(step, tensors["observed"], x, tuple(memory), *counts, tensors["slope"], about["worst"])
+        ready, worst = str(about["ready"]), float(about["worst"])
+        return Saved(step, tensors["observed"], x, tuple(memory), builds, extra, ready, tensors["slope"], worst)
 
     def _read(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         from safetensors import SafetensorError, safe_open
@@ -125,7 +133,7 @@ class Checkpoint:
         except (SafetensorError, OSError, ValueError) as error:
             raise self._damaged(str(error)) from None
         if not isinstance(about, dict) or about.get("schema") != SCHEMA or not isinstance(about.get("setup"), dict):
-            raise self._damaged("it was not written by `propagate`")
+            raise self._damaged("it was not written by this version of `propagate`")
         whole = {"step", "builds", "extra", "ready", "worst", "field", "strides"} <= set(about) and {
             "observed",
             "x",

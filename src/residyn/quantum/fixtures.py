@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from residyn.errors import InputError
+from residyn.errors import check_choice
 from residyn.quantum.convert import _transform
 from residyn.quantum.molecule import Molecule, orthonormal, settle
 from residyn.quantum.packed import Packed
@@ -76,8 +76,7 @@ def reference(name: str) -> tuple[np.ndarray, np.ndarray]:
 
 def _read(name: str) -> dict[str, np.ndarray]:
     path = FOLDER / f"{str(name).lower()}.npz"
-    if str(name).lower() not in GEOMETRIES:
-        raise InputError(f"`name` must be one of {', '.join(GEOMETRIES)}, got {name!r}; others come with Molecule.from_xyz")
+    check_choice("name", str(name).lower(), GEOMETRIES, "others come with Molecule.from_xyz")
     with np.load(path, allow_pickle=False) as file:
         return {key: file[key] for key in file.files}
 

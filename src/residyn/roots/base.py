@@ -5,14 +5,20 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from residyn.errors import InputError
+from residyn.state import inside_transform, physical
 
 Map = Callable[[Tensor], Tensor]
 """g, from x to a tensor of the same shape."""
+
+Array = np.ndarray[Any, np.dtype[Any]]
+_any, _all, _max = np.logical_or.reduce, np.logical_and.reduce, np.maximum.reduce
 
 
 @dataclass(frozen=True)
@@ -57,7 +63,7 @@ class Update(abc.ABC):
 
     @abc.abstractmethod
     def next(self, x: Tensor, gx: Tensor, r: Tensor) -> Tensor:
-        """The next x, from x, g(x) and r = g(x) - x, each `(B, n)`; r may be kept but not changed."""
+        """The next x, from x, g(x) and r = g(x) - x, each `(B, n)`; r must not be changed, and is gone after the next call."""
 
 
 @dataclass(frozen=True)
@@ -103,19 +109,19 @@ class RootFinder(abc.ABC):
         def on_rows(z: Tensor) -> Tensor:
             return rows(_same_shape(g(unrows(z, x0)), x0))
 
-        update, best = self.start(on_rows, x), _Best(x, self.tol)
+        update, best, difference = self.start(on_rows, x), _Best(x, self.tol), _Difference(x)
         calls, stalled = 0, False
         for calls in range(1, self.max_iterations + 1):
             gx = update.image(x)
-            r = gx - x
-            if best.offer(x, relative_residual(r, gx)):
+            r = difference(gx, x)
+            if best.offer(x, gx, r):
                 break
             if calls % self.patience == 0 and best.stalled():
                 stalled = True
                 break
             if calls < self.max_iterations:
                 x = update.next(x, gx, r)
-        root = Root(unrows(best.x, x0), best.residual, calls, best.residual <= self.tol)
+        root = best.root(x0, calls)
         return root if root else _with_reason(self, root, stalled, update.trouble)
 
     def solve_adjoint(self, image: Tensor, leaf: Tensor, pullback: Map, w: Tensor) -> Root:
@@ -130,37 +136,66 @@ class RootFinder(abc.ABC):
         return self.solve(lambda u: w + pullback(u), w)
 
 
+class _Difference:
+    """g(x) - x, written into two buffers in turn: fresh memory costs several times the subtraction."""
+
+    def __init__(self, x: Tensor) -> None:
+        self.buffers = None if inside_transform() else (torch.empty_like(x), torch.empty_like(x))
+
+    def __call__(self, gx: Tensor, x: Tensor) -> Tensor:
+        if self.buffers is None or gx.dtype != x.dtype or x.dtype != self.buffers[0].dtype:
+            return gx - x
+        r, other = self.buffers
+        self.buffers = other, r
+        return torch.sub(gx, x, out=r)
+
+
 class _Best:
-    """The best iterate so far of each sample."""
+    """The best iterate so far of each sample; its residuals, few numbers, are on the host, where looking at them is cheap."""
 
     def __init__(self, x: Tensor, tol: float) -> None:
         self.x, self.tol = x, tol
-        self.residual = x.new_full((len(x),), float("inf"))
-        self.mark: Tensor | None = None  # the residual at the last check for a stall; at first that of the guess
+        self.lowest = np.full(len(x), np.inf)
+        self.mark: Array | None = None  # the residual at the last check for a stall; at first that of the guess
 
-    def offer(self, x: Tensor, residual: Tensor) -> bool:
-        """Take the samples whose residual is smaller than what was known; whether all are now below the tolerance.
+    def offer(self, x: Tensor, gx: Tensor, r: Tensor) -> bool:
+        """Take the samples whose residual is no larger than what was known; whether all are now below the tolerance.
 
         The one place where an iteration waits for the device.
         """
+        with np.errstate(all="ignore"):  # inf by inf
+            found = _host(_norm(r)) / (1e-8 + _host(_norm(gx)))
         if self.mark is None:
-            self.mark = residual
-        low = torch.fmin(residual, self.residual)
-        worst, lost = torch.stack([low.amax(), (residual - low).amax()]).tolist()
-        if lost == 0.0:
-            self.x = x
+            self.mark = found
+        better = found <= self.lowest  # false for nan
+        if _all(better):
+            self.x, self.lowest = x, found
         else:
-            self.x = torch.where((residual <= low).unsqueeze(1), x, self.x)
-        self.residual = low
-        return bool(worst <= self.tol)
+            self.x = torch.where(torch.from_numpy(better).to(x.device).unsqueeze(1), x, self.x)
+            self.lowest = np.fmin(found, self.lowest)
+        return bool(_max(self.lowest) <= self.tol)
 
     def stalled(self) -> bool:
         """Whether no sample above the tolerance has improved by 0.1 % since this was last asked."""
         assert self.mark is not None
         # a nan at the guess is no mark to beat: any number since is progress
-        going = (self.residual > self.tol) & ~(self.residual >= 0.999 * self.mark) & torch.isfinite(self.residual)
-        self.mark = self.residual
-        return not bool(going.any())
+        going = (self.lowest > self.tol) & ~(self.lowest >= 0.999 * self.mark) & np.isfinite(self.lowest)
+        self.mark = self.lowest
+        return not _any(going)
+
+    def root(self, like: Tensor, calls: int) -> Root:
+        """What was found, in the shape and kind of `like`."""
+        residual = torch.from_numpy(self.lowest).to(self.x.device, self.x.dtype)
+        converged = torch.from_numpy(self.lowest <= self.tol).to(self.x.device)
+        return Root(unrows(self.x, like), residual, calls, converged)
+
+
+def _host(x: Tensor) -> Array:
+    """Numbers on the host, in their own precision or one that NumPy has."""
+    if inside_transform():
+        return np.array(physical(x).tolist())
+    found: Array = (x.float() if x.dtype == torch.bfloat16 else x).cpu().numpy()
+    return found
 
 
 def _with_reason(finder: RootFinder, root: Root, stalled: bool, trouble: str) -> Root:
@@ -177,7 +212,12 @@ def _with_reason(finder: RootFinder, root: Root, stalled: bool, trouble: str) ->
 
 def relative_residual(r: Tensor, gx: Tensor) -> Tensor:
     """‖r‖ / (1e-8 + ‖g(x)‖) of each row, `(B,)`."""
-    return torch.linalg.vector_norm(r, dim=1) / (1e-8 + torch.linalg.vector_norm(gx, dim=1))
+    return _norm(r) / (1e-8 + _norm(gx))
+
+
+def _norm(x: Tensor) -> Tensor:
+    """The length of each row."""
+    return torch.linalg.vector_norm(x, dim=1)
 
 
 def rows(x: Tensor) -> Tensor:

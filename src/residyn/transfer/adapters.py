@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -108,7 +109,7 @@ def add_adapters(
     known = model.__dict__.get(_HOME)
     _check(known, kind, rank, scale, name)
     _unscripted(model, [""])
-    owned = {path: tuple(key for key, _ in _state(model.get_submodule(path))) for path in _paths(model, heads)}
+    owned = {path: tuple(key for key, _ in state_of(model.get_submodule(path))) for path in _paths(model, heads)}
     if norms:
         owned = {path: names for path, names in _statistics(model).items() if not _within(path, owned)} | owned
     with (known or Adapters(model)).disabled():
@@ -185,7 +186,7 @@ class Adapters:
         adapter, made = self[name], {}
         for site in adapter.sites:
             for part, tensor in branches.tensors(self.model.get_submodule(site.module), name, site).items():
-                made[f"{site.module}|{'in' if site.inputs else site.place}|{part}"] = tensor
+                made[branches.entry(site, part)] = tensor
         for path, parts in adapter.owned.items():
             module = self.model.get_submodule(path)
             for part in parts:
@@ -284,6 +285,32 @@ class Adapters:
         """The gates s of an adapter, by module."""
         return {key.rpartition("|")[0]: t for key, t in self.tensors(name).items() if key.endswith("|gate")}
 
+    # -- on disk ----------------------------------------------------------------------------------------------------------
+
+    def save(self, path: str | os.PathLike[str], name: str = "default") -> None:
+        """Write an adapter to a `.safetensors` file; see `residyn.transfer.storage.save`."""
+        from residyn.transfer import storage
+
+        storage.save(self.model, path, name)
+
+    def load(self, path: str | os.PathLike[str], name: str | None = None, *, strict: bool = True) -> None:
+        """Put an adapter from a file on the model, and to work; see `residyn.transfer.load_adapter`."""
+        from residyn.transfer import storage
+
+        storage.load_adapter(self.model, path, name, strict=strict)
+
+    def to_peft(self, folder: str | os.PathLike[str], name: str = "default") -> None:
+        """Write a low-rank adapter as PEFT reads it; see `residyn.transfer.peft.write`."""
+        from residyn.transfer import peft
+
+        peft.write(self.model, folder, name)
+
+    def merge(self, name: str = "default") -> None:
+        """Add low-rank branches to the weights beside which they stand, for good; see `residyn.transfer.peft.merge`."""
+        from residyn.transfer import peft
+
+        peft.merge(self.model, name)
+
     # -- how they come and go ---------------------------------------------------------------------------------------------
 
     def put(self, name: str, adapter: Adapter, start: dict[Site, dict[str, Tensor]], owned: dict[str, Tensor]) -> None:
@@ -311,7 +338,7 @@ class Adapters:
             if path not in self._owned:
                 self._owned[path] = Owned(self.switch, path, module)
                 module.__dict__["forward"] = self._owned[path]
-            for key, tensor in _state(module):
+            for key, tensor in state_of(module):
                 if key in names:
                     value = owned.get(f"{path}|own|{key}", tensor).detach().to(tensor.device, tensor.dtype).clone()
                     if isinstance(tensor, nn.Parameter):
@@ -404,7 +431,7 @@ def _paths(model: nn.Module, heads: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(path for head in wanted for path in sites.named(model, head)))
 
 
-def _state(module: nn.Module) -> list[tuple[str, Tensor]]:
+def state_of(module: nn.Module) -> list[tuple[str, Tensor]]:
     """The tensors of a module that are not those of adapters."""
     named = [*module.named_parameters(), *module.named_buffers()]
     return [(name, tensor) for name, tensor in named if not name.rpartition(".")[2].startswith(branches.PREFIX)]

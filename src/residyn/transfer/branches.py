@@ -26,6 +26,15 @@ def key(adapter: str, site: Site, part: str) -> str:
     return f"{PREFIX}{adapter}_{'in' if site.inputs else site.place}_{part}"
 
 
+def entry(site: Site, part: str) -> str:
+    """The name of a tensor of a branch in a file.
+
+    >>> entry(Site("body", 0, 8, -1), "up")
+    'body|0|up'
+    """
+    return f"{site.module}|{'in' if site.inputs else site.place}|{part}"
+
+
 def shapes(module: nn.Module, site: Site, kind: Kind, rank: int) -> dict[str, tuple[int, ...]]:
     """The tensors of a branch: `down` (r, n), `up` (m, r), their biases if it is a bottleneck, and the gate s.
 

@@ -66,10 +66,16 @@ def find(
     paths = list(dict.fromkeys(path for name in names for path in named(model, name)))
     if not paths:
         raise InputError("`modules` must name at least one module, got none; leave it out for the residual blocks")
-    beside = {path: site for path in paths if (site := _beside(model, path, kind)) is not None}
-    rest = [path for path in paths if path not in beside]
+    lines = {path: beside(model.get_submodule(path), path) for path in paths} if kind == "low_rank" else {}
+    rest = [path for path in paths if lines.get(path) is None]
     seen = _traced(model, inputs, kwargs) if rest else None
-    sites = [beside[path] if path in beside else _returned(seen, path) for path in paths]  # type: ignore[arg-type]
+    sites = []
+    for path in paths:
+        line = lines.get(path)
+        if line is None:
+            assert seen is not None
+            line = _returned(seen, path)
+        sites.append(line)
     return sites, []
 
 
@@ -135,11 +141,16 @@ def _generator() -> torch.Generator:
 # -- named modules ----------------------------------------------------------------------------------------------------------
 
 
-def _beside(model: nn.Module, path: str, kind: Kind) -> Site | None:
-    """A place beside a linear module, for a branch that is linear too; `None` for any other module."""
-    module = model.get_submodule(path)
-    if kind != "low_rank":
-        return None
+def beside(module: nn.Module, path: str) -> Site | None:
+    """A place beside a linear module, for a branch that is linear too; `None` for any other module.
+
+    Args:
+        module: The module.
+        path: Its path.
+
+    Raises:
+        InputError: If it is a convolution of a kind that has none.
+    """
     if isinstance(module, nn.Linear):
         return Site(path, 0, module.out_features, -1, module.in_features)
     if isinstance(module, CONVOLUTIONS):

@@ -1,10 +1,15 @@
 """Pictures cut into windows give what the whole picture gives."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
 
-from residyn.errors import InputError
+from residyn.errors import InputError, ResidynError
+from residyn.nets import UNet
 from residyn.nets.segmentation import predict
 
 
@@ -51,6 +56,53 @@ def test_out_of_memory_takes_smaller_windows():
     torch.testing.assert_close(predict(net, picture, window=64), picture)
     assert net.sizes[0] == 64
     assert max(net.sizes[1:]) == 32
+
+
+def test_memory_that_never_suffices_is_said():
+    class Starved(nn.Module):
+        def forward(self, u):
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes.")
+
+    with pytest.raises(ResidynError, match=r"does not suffice for the picture, \(1, 90, 90\), even in windows of 40 pixels"):
+        predict(Starved(), torch.zeros(1, 90, 90), window=80)
+
+
+LIMITED = """
+import resource, sys, torch
+from residyn.nets import UNet
+from residyn.nets.segmentation import predict
+torch.set_num_threads(1)
+net, picture = UNet(1, 3), torch.rand(1, 2000, 1800)
+net(picture[None, :, :64, :64])
+held = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (held + 300 * 2**20,) * 2)
+try:
+    with torch.no_grad():
+        net(picture[None])
+except RuntimeError:
+    sys.stdout.write("the whole does not fit\\n")
+sys.stdout.write(f"{tuple(predict(net, picture, window=2000).shape)}\\n")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit of a process's memory is set and read the way Linux has it")
+def test_the_memory_of_a_real_process_runs_out_and_it_goes_on():
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    ran = subprocess.run([sys.executable, "-c", LIMITED], capture_output=True, text=True, env=env)
+    assert ran.stdout.splitlines() == ["the whole does not fit", "(3, 2000, 1800)"], ran.stderr
+
+
+def test_volumes_larger_than_a_window_agree_with_the_whole_within_the_reach_of_the_network():
+    torch.manual_seed(0)
+    net = UNet(1, 2, dims=3, width=2, levels=1, patch=1)  # reaches 4 voxels: a stem, a block of two and a head, each of 3
+    volume = torch.randn(1, 40, 24, 30)
+    with torch.no_grad():
+        whole = net.eval()(volume[None])[0]
+    windows = predict(net, volume, window=24)
+    assert windows.shape == whole.shape
+    # norms see the window and not the whole: on noise their mean and spread differ by 1/√(24·24·24/2) ≈ 1 %, a few times over
+    assert float((windows - whole).norm() / whole.norm()) < 0.1
 
 
 def test_other_errors_are_not_taken_for_it():

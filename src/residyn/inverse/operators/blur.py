@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from residyn.errors import InputError
+from residyn.errors import InputError, check_choice
 from residyn.inverse.operators.base import Operator, check_shape, nonnegative_bound, scale_bound
 from residyn.inverse.operators.border import Mode, cosine_transform, extend, fold, inverse_cosine_transform
 from residyn.inverse.operators.convolve import Backend, Transform, choose, direct, factors, separable
@@ -49,8 +49,7 @@ class Blur(Operator):
         self, psf: Any, shape: Sequence[int], boundary: Boundary = "symmetric", *, backend: Backend | None = None
     ) -> None:
         kernel = check_kernel(psf)
-        if boundary not in BOUNDARIES:
-            raise InputError(f"`boundary` must be one of {', '.join(BOUNDARIES)}, got {boundary!r}")
+        check_choice("boundary", boundary, BOUNDARIES)
         if len(shape) != kernel.ndim:
             raise InputError(
                 f"`shape` must have one size for each of the PSF's {kernel.ndim} axes, got {tuple(shape)}; channels and batch "

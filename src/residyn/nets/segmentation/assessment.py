@@ -30,6 +30,7 @@ COLOURS = (
     (240, 228, 66),
 )
 """Colours of the classes, from 0 on, distinct for the colour-blind (Okabe & Ito 2008); the first is left clear."""
+_NAMED = ("clear", "blue", "orange", "green", "pink", "red", "sky blue", "yellow")
 
 _SHOWN, _LARGEST = 4, 480
 
@@ -71,7 +72,7 @@ def trained(
         caption=f"The weights kept are those of epoch {history.best + 1}.",
     )
     shown = list(zip(judge.names, judge.pictures, judge.masks, strict=True))[:_SHOWN]
-    pictures = [overlay(n, p, segmenter.logits(p).argmax(0), m) for n, p, m in shown]
+    pictures = [overlay(n, p, segmenter.logits(p).argmax(0), m, values=data.values) for n, p, m in shown]
     skips = " and ".join(w for w, on in (("short", settings.short), ("long", settings.long)) if on) or "no"
     return Section(
         "segment",
@@ -127,7 +128,7 @@ def predicted(file: str, *, model: str, folder: str, masks: str | None, window: 
         f"Mask of {Path(file).name}",
         summary=f"{picture.shape[2]}×{picture.shape[1]} pixels, {int((share > 0).sum())} classes found.",
         findings=findings,
-        pictures=[overlay(Path(file).name, picture, found, truth)],
+        pictures=[overlay(Path(file).name, picture, found, truth, values=segmenter.values)],
         tables=[Table("Classes", heads, rows)],
         seconds=time.perf_counter() - began,
     )
@@ -176,7 +177,9 @@ def _scores(judged: Judged, values: list[int], share: Tensor) -> list[Finding]:
     ]
 
 
-def overlay(name: str, picture: Tensor, found: Tensor, truth: Tensor | None = None) -> Picture:
+def overlay(
+    name: str, picture: Tensor, found: Tensor, truth: Tensor | None = None, *, values: list[int] | None = None
+) -> Picture:
     """A picture with its mask over it, beside the true one if that is known.
 
     Args:
@@ -184,6 +187,7 @@ def overlay(name: str, picture: Tensor, found: Tensor, truth: Tensor | None = No
         picture: `(C, H, W)`.
         found: Class numbers `(H, W)`.
         truth: Class numbers, or `None`.
+        values: The values of the classes, to name their colours in the caption.
 
     Returns:
         The picture, at most 480 pixels high.
@@ -201,6 +205,9 @@ def overlay(name: str, picture: Tensor, found: Tensor, truth: Tensor | None = No
     page = io.BytesIO()
     drawn.save(page, "PNG", optimize=True)
     what = "picture, found" + ("" if truth is None else ", truth")
+    shown = sorted(set(torch.unique(found).tolist()) - {0, IGNORED})[: len(COLOURS) - 1] if values else []
+    legend = ", ".join(f"{values[k]} {_NAMED[_colour(k)]}" for k in shown) if values else ""
+    what += f"; {legend}" if legend else ""
     return Picture(f"{name}: {what}", base64.b64encode(page.getvalue()).decode("ascii"), f"{name} with its classes in colours")
 
 
@@ -210,9 +217,14 @@ def _tinted(base: np.ndarray, mask: Tensor) -> np.ndarray:
     numbers = mask.numpy()
     for k in np.unique(numbers):
         if k not in (0, IGNORED):
-            colour = np.array(COLOURS[1 + (int(k) - 1) % (len(COLOURS) - 1)], np.float32)
+            colour = np.array(COLOURS[_colour(int(k))], np.float32)
             tinted[numbers == k] = 0.5 * tinted[numbers == k] + 0.5 * colour
     return tinted.astype(np.uint8)
+
+
+def _colour(k: int) -> int:
+    """Which colour a class has; past the last one they begin anew."""
+    return 0 if k == 0 else 1 + (k - 1) % (len(COLOURS) - 1)
 
 
 def _number(value: float) -> float | None:

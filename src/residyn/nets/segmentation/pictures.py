@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from residyn.arrays import read_npy
 from residyn.errors import InputError, require
 from residyn.nets.segmentation.scores import IGNORED
 
@@ -180,8 +181,7 @@ def _array(path: Path, *, colours: bool) -> np.ndarray:
     """What a file holds, as it is stored; of a palette its colours, or its numbers."""
     try:
         if path.suffix.lower() == ".npy":
-            loaded: np.ndarray = np.load(path, allow_pickle=False)
-            return loaded
+            return read_npy(path)
         image = require("PIL.Image", "imaging")
         with image.open(path) as opened:
             if opened.width * opened.height > MAX_PIXELS:

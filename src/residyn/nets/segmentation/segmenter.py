@@ -111,5 +111,6 @@ class Segmenter:
             values, window = [int(v) for v in about["values"]], int(about["window"])
             found = cls(net.eval(), form, tensors["mean"], tensors["spread"], values, window)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise InputError(f"{path}: must be a whole model file, got one that does not fit itself ({error})") from None
+            why = " ".join(str(error).split())[:200]
+            raise InputError(f"{path}: must be a whole model file, got one that does not fit itself ({why})") from None
         return found

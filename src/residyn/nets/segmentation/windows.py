@@ -8,7 +8,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from residyn.errors import InputError
+from residyn.errors import InputError, ResidynError
+
+_ALLOCATOR = ("can't allocate memory", "not enough memory", "could not create a memory", "could not create a primitive")
 
 
 @torch.no_grad()
@@ -37,6 +39,7 @@ def predict(
 
     Raises:
         InputError: If an argument breaks its rule.
+        ResidynError: If the memory does not suffice for windows of any size.
 
     >>> predict(nn.Conv2d(1, 3, 3, padding=1), torch.rand(1, 90, 70), window=32).shape
     torch.Size([3, 90, 70])
@@ -55,8 +58,13 @@ def predict(
             try:
                 return _tiled(model, picture, size, overlap, progress)
             except (RuntimeError, MemoryError) as error:
-                if size < 64 or not _out_of_memory(error):
+                if not _out_of_memory(error):
                     raise
+                if size < 64:
+                    raise ResidynError(
+                        f"the memory does not suffice for the picture, {tuple(picture.shape)}, even in windows of {size} "
+                        f"pixels ({str(error).splitlines()[0]}); cut it into parts, or free memory"
+                    ) from error
                 size = max(32, size // 2)
     finally:
         model.train(training)
@@ -103,4 +111,5 @@ def _weight(sizes: Sequence[int]) -> Tensor:
 
 
 def _out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "not enough memory" in str(error)
+    # the allocator of the CPU raises a bare RuntimeError; its words differ by system
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(words in str(error) for words in _ALLOCATOR)
