@@ -1,7 +1,7 @@
 """Draw the two pictures of the documentation as stand-alone SVG files that follow the reader's theme.
 
-`img/atlas.svg` is the first figure of the atlas entry `ode`; `img/plane.svg` is the figure that the atlas begins with, one panel
-a system. Run from the checkout:  python docs/make_picture.py [atlas] [plane]
+`img/atlas.svg` is the first figure of the atlas entry `ode`; `img/plane.svg` is the figure that the atlas begins with: a panel
+for each system. Run from the checkout:  python docs/make_picture.py [atlas] [plane]
 """
 
 from __future__ import annotations
