@@ -19,7 +19,7 @@ from residyn.transfer.sealed import Sealed
 
 Watch = Callable[[float, str], None]
 _ROWS = 1024
-_MEASURED = 1500
+_MEASURED = 800
 """Samples of each domain that a gap is measured on: all pairs are compared."""
 _SHORT = 0.05
 """What a branch costs in the score, in nats for a mean square as large as the target's variance: of equal ones the shortest."""

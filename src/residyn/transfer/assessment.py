@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from residyn.results import Figure, Finding, Section, Series, Table
+from residyn.results import Figure, Finding, Section, Series, Table, Verdict
 from residyn.transfer.adapting import Adaptation, parts
 from residyn.transfer.judging import Judgement
 
@@ -49,7 +49,8 @@ def assess(adaptation: Adaptation, judged: Judgement | None, *, source: str, tar
 
 
 def _errors(judged: Judgement) -> list[Finding]:
-    gain = judged.adapted - judged.rivals
+    gain, room = judged.adapted - judged.rivals, judged.rivals <= 0.98
+    verdict: Verdict = "pass" if judged.adapted > judged.model else "fail" if judged.adapted < judged.model else "warn"
     ceiling = (
         "" if judged.supervised != judged.supervised else f" With labels the same corrections reach {judged.supervised:.1%}."
     )
@@ -57,22 +58,21 @@ def _errors(judged: Judgement) -> list[Finding]:
         Finding(
             "adapt.error",
             f"Error in the target after adaptation (before: {1 - judged.model:.1%})",
-            "pass" if judged.adapted > judged.model else "fail",
+            verdict,
             1 - judged.adapted,
             why=f"On {judged.count:,} samples, whose labels had no part in it.{ceiling}",
-            fix=""
-            if judged.adapted > judged.model
-            else "Keep the model as it is; label some target samples and train with those",
+            fix="" if verdict == "pass" else "Keep the model as it is; or label some target samples and train with those",
         ),
         Finding(
             "adapt.gain",
             f"Gain over the better of z-scores ({judged.standardise:.1%}) and CORAL ({judged.recolour:.1%})",
-            "pass" if gain >= 0.02 else "warn",
+            "pass" if gain >= 0.02 else "warn" if room else "info",
             100 * gain,
             2.0,
             "points",
-            why="Both need no training; a correction that does not beat them by two points is not worth its trouble.",
-            fix="" if gain >= 0.02 else "Take the simpler map, or more steps and other recipes",
+            why="Both need no training; a correction that does not beat them by two points is not worth its trouble."
+            + ("" if room else " Here they leave fewer than two points to gain."),
+            fix="Take the simpler map, or more steps and other recipes" if gain < 0.02 and room else "",
         ),
     ]
 
