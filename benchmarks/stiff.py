@@ -4,7 +4,8 @@ Van der Pol µ = 1000, from t = 0 to 500 (on the slow manifold) and to 2000 (thr
 and forwards and backwards to the initial values and the parameters. Both sides are double precision; the peer's compilation
 (3–30 s) is left out. *error* is that of the last state against Rodas5P at rtol 1e-11 (checked against SciPy's Radau), in units
 of atol + rtol·|x|: the largest, and the median. *gradient* is that of the sum of the first components by the parameters,
-against central differences of solves at rtol 1e-10.
+against central differences of solves at rtol 1e-10. Kvaerno5 is the same method with the same tolerances on both sides; the
+peer's Newton gives up on the longer steps, so that it tries 2 to 12 times as many and errs less than was asked.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.harness import Row, in_turn, once
 from residyn.atlas.data import Slices, brain
-from residyn.atlas.unet import NAMES, VARIANTS, train
+from residyn.atlas.unet import BLOCKS, NAMES, STEPS, VARIANTS, train
 from residyn.errors import MissingExtraError
 from residyn.nets import UNet
 from residyn.nets.unet import Join
@@ -86,7 +86,7 @@ def _once(key: str, short: bool, long: bool, learn: Slices, judge: Slices, seed:
     """Dice and boundary F of one training, kept."""
 
     def job() -> list[float]:
-        made = train(short, long, learn, judge, 100, 20, seed, join=join)
+        made = train(short, long, learn, judge, STEPS, BLOCKS, seed, join=join)
         return [made.overlap, made.edge]
 
     return once(f"unet {key}", job)

@@ -24,6 +24,7 @@ EXPECTED = {
     "tddft": {"tddft.block", "tddft.euler", "tddft.leapfrog", "tddft.unitary", "tddft.lines", "tddft.sum"},
     "calibrate": {"calibrate.ece", "calibrate.lambda", "calibrate.stationary", "calibrate.accuracy"},
     "robust": {"robust.block", "robust.network", "robust.radius.below", "robust.radius.product", "robust.trade.accuracy"},
+    "continual": {"continual.identity", "continual.forgetting", "continual.added", "continual.bound", "continual.safe"},
     "graph": {"graph.energy.plain", "graph.energy.anchored", "graph.rate.karate", "graph.limit", "graph.accuracy.anchored"},
     "disulfide": {"disulfide.law", "disulfide.crossing", "disulfide.determinant", "disulfide.overcount", "disulfide.twin"},
     "unet": {"unet.dice", "unet.boundary", "unet.detail", "unet.depth"},

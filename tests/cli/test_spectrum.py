@@ -54,11 +54,65 @@ def test_checkpoints_are_kept_and_taken_up(molecule, tmp_path, capsys):
     words = ["spectrum", str(molecule), *SHORT, "--checkpoint", str(folder), "--json"]
     assert main(words) == 0
     first = json.loads(capsys.readouterr().out)["sections"][0]["tables"]
-    assert sorted(p.name for p in folder.iterdir()) == [f"h2.{axis}.safetensors" for axis in "xyz"]
+    assert sorted(p.name for p in folder.iterdir()) == ["h2.safetensors"]
     assert main(words) == 0
     assert json.loads(capsys.readouterr().out)["sections"][0]["tables"] == first
     assert main([*words, "--dt", "0.2"]) == 2
     assert "which was made with `dt` 0.1, now 0.2; give another file, or delete this one" in capsys.readouterr().err
+
+
+def test_an_interruption_keeps_the_run_and_is_gone_on_from(molecule, tmp_path, capsys, monkeypatch):
+    from residyn.quantum import propagation
+
+    words = ["spectrum", str(molecule), *SHORT, "--json"]
+    assert main(words) == 0
+    undisturbed = json.loads(capsys.readouterr().out)["sections"][0]
+    folder, told = tmp_path / "runs", propagation._tell
+    folder.mkdir()
+
+    def press(run, step, first, seconds):
+        told(run, step, first, seconds)
+        if step >= 300:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(propagation, "_tell", press)
+        assert main([*words, "--checkpoint", str(folder)]) == 130
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.splitlines()[-1] == "residyn: interrupted"
+    assert [path.name for path in folder.iterdir()] == ["h2.safetensors"]
+    assert main([*words, "--checkpoint", str(folder)]) == 0
+    resumed = json.loads(capsys.readouterr().out)["sections"][0]
+    assert resumed["tables"] == undisturbed["tables"]
+    assert resumed["figures"] == undisturbed["figures"]
+
+
+def test_an_interrupted_batch_goes_on_where_it_was(molecule, tmp_path, capsys, monkeypatch):
+    from residyn.quantum import assessment
+
+    second = tmp_path / "far.xyz"
+    second.write_text(HYDROGEN.replace("0.37", "0.40"))
+    lines, done, real = tmp_path / "lines.csv", [], assessment.assess
+    words = ["spectrum", str(molecule), str(second), *SHORT, "-o", str(lines)]
+
+    def stop(path, *args, **options):
+        if path == str(second) and "again" not in done:
+            raise KeyboardInterrupt
+        done.append(path)
+        return real(path, *args, **options)
+
+    monkeypatch.setattr(assessment, "assess", stop)
+    assert main([*words]) == 130
+    assert not lines.exists()
+    done[:] = ["again"]
+    assert main([*words, "--resume"]) == 0
+    assert done == ["again", str(second)]
+    assert "1 files are done already" in capsys.readouterr().err
+    assert len({row["file"] for row in csv.DictReader(lines.read_text("utf-8").splitlines())}) == 2
+    assert not (tmp_path / "lines.csv.partial.jsonl").exists()
+    assert main([*words[:3], *SHORT, "--resume"]) == 2
+    assert "`--resume` must come with `-o FILE`, got none" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -69,10 +123,11 @@ def test_checkpoints_are_kept_and_taken_up(molecule, tmp_path, capsys):
         (["h2.xyz", "--xc", "pbe99"], "`xc` must be a functional that libxc has"),
         (["h2.xyz", "--spin", "1"], "`spin` must be even for 2 electrons, got 1"),
         (["h2.xyz", "--dt", "0"], "`dt` must be a number > 0"),
-        (["h2.xyz", "--fock", "half"], "`--fock` must be linear or full, got 'half'"),
+        (["h2.xyz", "--fock", "half"], "`--fock` must be one of linear, full, got 'half'"),
         (["h2.xyz", "--max-ev", "9999"], "`max_ev` must lie below π/dt"),
         (["h2.xyz", "--jobs", "0"], "`--jobs` must be at least 1, or -1 for one a core, got 0"),
         (["h2.xyz", "--backend", "mpi"], "`--backend` must be one of loky, dask, ray, got 'mpi'"),
+        (["h2.xyz", "--scheduler", "tcp://x:1"], "`--scheduler` needs `--backend dask` or `ray`"),
         (["h2.xyz", "--checkpoint", "nowhere"], "`--checkpoint` must be a folder that exists"),
         (["h2.xyz", "a/h2.xyz", "--checkpoint", "."], "`--checkpoint` must keep files of different names apart"),
         (["h2.xyz", "-o", "x.docx"], "`-o` must end in one of"),

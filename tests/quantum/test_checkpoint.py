@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from residyn.errors import InputError
-from residyn.quantum import AdamsMagnus, Gaussian, Molecule, PropagationError, propagate
+from residyn.quantum import AdamsMagnus, Gaussian, Molecule, PropagationError, propagate, respond
 from residyn.quantum import checkpoint as module
 from residyn.schemes import CFM4, MMUT, RK4, ExponentialMidpoint, ExtrapolatedMidpoint
 
@@ -62,6 +62,25 @@ def test_resumed_with_a_pulse(hydrogen, tmp_path):
     with pytest.raises(InputError, match="which was made with another `pulse`; give another file, or delete this one"):
         propagate(hydrogen, checkpoint=tmp_path / "run", **{**options, "pulse": Gaussian((0, 0, 0.03), 8.0, 2.0)})
     assert same(whole, propagate(hydrogen, checkpoint=tmp_path / "run", **options))
+
+
+@pytest.mark.parametrize("fock", ["linear", "full"])
+def test_runs_side_by_side_are_resumed_bitwise(hydrogen, tmp_path, fock):
+    looks = []
+
+    def stop(share, text):
+        looks.append(text)
+        if len(looks) == 2:
+            raise KeyboardInterrupt
+
+    options = {"dt": 0.1, "duration": 20.0, "fock": fock}
+    whole = respond(hydrogen, **options)
+    with pytest.raises(KeyboardInterrupt):
+        respond(hydrogen, checkpoint=tmp_path / "run", progress=stop, **options)
+    resumed = respond(hydrogen, checkpoint=tmp_path / "run", **options)
+    assert all(same(a, b) for a, b in zip(whole, resumed, strict=True))
+    with pytest.raises(InputError, match="which was made with `kick` "):
+        propagate(hydrogen, kick=(1e-5, 0, 0), checkpoint=tmp_path / "run", **options)
 
 
 def test_a_killed_process_goes_on_bitwise(hydrogen, tmp_path):

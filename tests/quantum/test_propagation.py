@@ -21,6 +21,7 @@ from residyn.quantum import (
     PropagationError,
     excitations,
     propagate,
+    respond,
 )  # fmt: skip
 from residyn.quantum.hamiltonian import kicked
 from residyn.quantum.reading import without_file
@@ -151,6 +152,40 @@ def test_the_work_of_a_pulse_is_the_energy_absorbed(hydrogen):
     assert gained > 1e-5
     assert float(work) == pytest.approx(gained, rel=2e-3)
     assert [f.id for f in run.checks][-1] == "tddft.absorbed"
+
+
+@pytest.mark.parametrize("fock", ["linear", "full"])
+def test_side_by_side_is_one_after_the_other(water, fock):
+    kicks = [(1e-3, 0, 0), (0, 1e-3, 0), (0, 5e-4, -1e-3)]
+    together = respond(water, kicks=kicks, dt=0.1, duration=20.0, fock=fock)
+    for kick, run in zip(kicks, together, strict=True):
+        alone = propagate(water, kick=kick, dt=0.1, duration=20.0, fock=fock)
+        assert run.kick.tolist() == list(kick)
+        assert (run.builds, run.observed, run.steps) == (alone.builds, alone.observed, alone.steps)
+        # rounding of some n·eps a step, and the energy's of eps·76
+        assert float((run.dipole - alone.dipole).abs().max()) < 1e-11
+        assert float((run.energy - alone.energy).abs().max()) < 1e-10
+        assert float((run.slope - alone.slope).abs().max()) < 1e-12
+        assert float((run.state @ run.state.mH - alone.state @ alone.state.mH).abs().max()) < 1e-11
+
+
+def test_an_open_shell_with_a_functional_side_by_side():
+    lithium = Molecule.from_xyz("Li 0 0 0;", spin=1, xc="pbe0", grid_level=0)
+    for fock in ("linear", "full"):
+        runs = respond(lithium, dt=0.1, duration=2.0, fock=fock)
+        alone = propagate(lithium, kick=(0, 0, 1e-5), dt=0.1, duration=2.0, fock=fock)
+        assert float((runs[2].dipole - alone.dipole).abs().max()) < 1e-11
+        assert (runs[2].grid_seconds > 0) == (fock == "full")
+
+
+def test_the_run_that_fails_is_told(water):
+    with pytest.raises(InputError, match="`kicks` must hold at least one kick, got none"):
+        respond(water, kicks=[], dt=0.1, duration=1.0)
+    with pytest.raises(InputError, match=r"`kick` must be weak \(at most 0.01 1/bohr\) with fock=.linear., got 0.5"):
+        respond(water, kicks=[(1e-5, 0, 0), (0.5, 0, 0)], dt=0.1, duration=1.0)
+    with pytest.raises(PropagationError, match="is not finite") as caught:
+        respond(water, kicks=[(1e-3, 0, 0), (0, 0, 1e-3)], scheme=RK4(), dt=0.5, duration=400.0, checks=False, fock="full")
+    assert caught.value.trajectory.steps > 0
 
 
 def test_open_shell_moves_both_spins():

@@ -151,6 +151,27 @@ def test_van_der_pol_agrees_with_scipy_radau(scheme):
     assert found.stats.accepted < 300  # an explicit scheme needs about µ·t/3, 1.6e5
 
 
+def test_what_newton_leaves_is_a_small_part_of_the_tolerance():
+    # on the slow manifold the steps are hundreds of units long, and all that is left of an error is that of the last stages
+    x0, rtol, atol = torch.tensor([2.0, 0.0], dtype=F64), 1e-6, 1e-9
+    found = rd.solve(van_der_pol, x0, [0.0, 500.0], scheme=rd.Kvaerno5(), control=rd.Adaptive(rtol=rtol, atol=atol)).x[-1]
+    truth = solve_ivp(
+        lambda t, x: van_der_pol(t, torch.tensor(x)).numpy(), (0, 500), [2.0, 0.0], method="Radau", rtol=1e-11, atol=1e-14
+    ).y[:, -1]
+    off = (found - torch.tensor(truth)).abs() / (atol + rtol * torch.tensor(truth).abs())
+    assert off.max() < 1.0  # a step may err by one; nothing that came before the last few steps is left
+
+
+@pytest.mark.parametrize("per_sample", [False, True])
+def test_newton_ends_at_the_rounding_of_single_precision(per_sample):
+    x0 = torch.tensor([[2.0, 0.0]])
+    control = rd.Adaptive(rtol=1e-7, atol=1e-9, per_sample=per_sample, max_steps=300)  # a hundredth of it is below rounding
+    found = rd.solve(lambda t, x: van_der_pol(t, x, 100.0), x0, [0.0, 50.0], scheme=rd.Kvaerno5(), control=control)
+    truth = rd.solve(lambda t, x: van_der_pol(t, x, 100.0), x0.double(), [0.0, 50.0], scheme=rd.Rodas5P()).x[-1]
+    # some fifty steps of a rounding of 6e-8 each, relative to the state's 1.6
+    torch.testing.assert_close(found.x[-1].double(), truth, rtol=0, atol=50 * 6e-8 * 1.6)
+
+
 @pytest.mark.parametrize("scheme", NEWTON, ids=repr)
 def test_root_iterations_are_counted(scheme):
     x0 = torch.tensor([0.5], dtype=F64)

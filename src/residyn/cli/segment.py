@@ -15,7 +15,7 @@ import typer
 from residyn import provenance, report
 from residyn.cli import batch
 from residyn.cli.options import Debug, Json, Seed, examples
-from residyn.cli.output import Stopped, deliver, say
+from residyn.cli.output import Stopped, deliver, leave, say
 from residyn.errors import InputError
 from residyn.results import Result, Section
 
@@ -77,8 +77,9 @@ def train(
     keep.unlink(missing_ok=True)
     section = trained(data, segmenter, judged, history, settings, seed, name=Path(images).name)
     words = ["residyn", "segment", "train", images, masks, "-o", output, "--epochs", str(epochs), "--seed", str(seed)]
-    _deliver([section], section.title, shlex.join(words), seed, began, started, page, as_json=as_json)
+    result = _deliver([section], section.title, shlex.join(words), seed, began, started, page, as_json=as_json)
     say(f"model written to {output}")
+    leave(result)
 
 
 def predict(
@@ -146,12 +147,13 @@ def _deliver(
     page: str | None,
     *,
     as_json: bool,
-) -> None:
+) -> Result:
     seconds = time.perf_counter() - began
     if len(sections) == 1:
         sections = [replace(sections[0], seconds=seconds)]
     result = Result("segment", title, sections, command, seed, provenance.versions("pillow"), started, seconds)
     deliver(result, page, as_json=as_json)
+    return result
 
 
 app.command(

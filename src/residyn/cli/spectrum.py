@@ -7,6 +7,8 @@ import io
 import shlex
 import time
 from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,9 +17,9 @@ import typer
 from residyn import provenance, report
 from residyn.cli import batch
 from residyn.cli.options import Debug, Json, among
-from residyn.cli.output import deliver, leave, say
+from residyn.cli.output import deliver, leave
 from residyn.cli.progress import share
-from residyn.errors import InputError, ResidynError, check_choice, require
+from residyn.errors import InputError, check_choice
 from residyn.results import Result, Section
 
 if TYPE_CHECKING:
@@ -42,24 +44,23 @@ def spectrum(
     checkpoint: Annotated[
         str | None, typer.Option("--checkpoint", metavar="FOLDER", help="Keep the runs here, and go on from them.")
     ] = None,
-    jobs: Annotated[int, typer.Option("--jobs", metavar="N", help="Molecules at once; -1 for one a core.")] = 1,
+    jobs: batch.Jobs = 1,
     backend: batch.Backend = "loky",
+    scheduler: batch.Scheduler = None,
+    resume: batch.Resume = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the output if it is there.")] = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Kick a molecule along x, y and z, follow its dipole, and mark the lines beside linear response."""
-    _check(output, jobs, backend, fock, checkpoint, force=force)
+    plan = batch.Plan(jobs, backend, scheduler, resume)
+    _check(output, fock, checkpoint, force=force)
     began, started = time.perf_counter(), provenance.now()
     from residyn.quantum.assessment import Wish
 
     wish = Wish(basis, xc, charge, spin, dt, duration, fock=fock, max_ev=max_ev)
     todo = list(dict.fromkeys(files))
-    if len(todo) == 1:
-        with share("spectrum", lines=True) as progress:
-            sections = [_one(todo[0], wish, checkpoint, progress)]
-    else:
-        sections = _batch(todo, wish, checkpoint, jobs, backend)
+    sections = _sections(todo, wish, checkpoint, output, plan)
     title = sections[0].title if len(sections) == 1 else f"Absorption of {len(sections)} molecules"
     seconds = time.perf_counter() - began
     result = Result("spectrum", title, sections, _command(todo, wish), None, provenance.versions("pyscf"), started, seconds)
@@ -67,10 +68,7 @@ def spectrum(
     leave(result)
 
 
-def _check(output: str | None, jobs: int, backend: str, fock: str, checkpoint: str | None, *, force: bool) -> None:
-    check_choice("--backend", backend, batch.BACKENDS, "loky uses this machine's cores")
-    if jobs == 0 or jobs < -1:
-        raise InputError(f"`--jobs` must be at least 1, or -1 for one a core, got {jobs}")
+def _check(output: str | None, fock: str, checkpoint: str | None, *, force: bool) -> None:
     check_choice("--fock", fock, ("linear", "full"), "linear is exact for weak kicks")
     if checkpoint is not None and not Path(checkpoint).is_dir():
         raise InputError(
@@ -90,33 +88,22 @@ def _one(file: str, wish: Wish, checkpoint: str | None, progress: Callable[[floa
     return assess(file, wish, folder=checkpoint, progress=progress)
 
 
-def _safely(file: str, wish: Wish, checkpoint: str | None) -> Section:
-    """A file's section, or one that says why there is none."""
-    try:
-        return _one(file, wish, checkpoint)
-    except ResidynError as error:
-        return Section(file, f"Absorption of {Path(file).name}", error=str(error))
-
-
-def _batch(files: list[str], wish: Wish, checkpoint: str | None, jobs: int, backend: str) -> list[Section]:
-    """Every molecule, in order; those that fail say why in their own section, and the others go on."""
+def _sections(files: list[str], wish: Wish, checkpoint: str | None, output: str | None, plan: batch.Plan) -> list[Section]:
+    """Every molecule, in order; in a batch those that fail say why in their own section, and the others go on."""
+    if len(files) == 1:
+        with share("spectrum", lines=True) as progress:
+            return [_one(files[0], wish, checkpoint, progress)]
     stems = [Path(file).stem for file in files]
     twice = next((stem for stem in stems if stems.count(stem) > 1), None)
     if checkpoint is not None and twice is not None:
         raise InputError(f"`--checkpoint` must keep files of different names apart, got two named {twice!r}; rename one")
-    if jobs == 1:
-        found = []
-        for i, file in enumerate(files):
-            say(f"{file} ({i + 1} of {len(files)})")
-            found.append(_safely(file, wish, checkpoint))
-        return found
-    joblib = require("joblib", "cluster")
-    if backend == "ray":
-        require("ray.util.joblib", "cluster").register_ray()
-    ran: list[Section] = joblib.Parallel(n_jobs=jobs, backend=backend)(
-        joblib.delayed(_safely)(file, wish, checkpoint) for file in files
-    )
-    return ran
+    conditions = {"wish": asdict(wish), "versions": provenance.versions("pyscf")}
+    work = partial(_one, wish=wish, checkpoint=checkpoint)
+    return batch.run(files, work, plan, output=output, conditions=conditions, title=_title)
+
+
+def _title(file: str) -> str:
+    return f"Absorption of {Path(file).name}"
 
 
 def _write(result: Result, output: str) -> None:

@@ -153,8 +153,7 @@ def _energy(found: dict[str, Profile], kind: str, wish: Wish) -> Finding:
     profile = found[kind]
     value = profile.measured[-1]
     theory = profile.theory[-1] if profile.theory else None
-    # Energies are sums of squares: what is below 1e-20 of the first is rounding, not signal.
-    pairs = [(m, t) for m, t in zip(profile.measured, profile.theory, strict=False) if t > 1e-20]
+    pairs = [(m, t) for m, t in zip(profile.measured, profile.theory, strict=False) if t > profile.floor]
     worst = max((abs(m / t - 1) for m, t in pairs), default=0.0)
     agrees = theory is None or worst < 1e-4
     words = {
@@ -171,7 +170,7 @@ def _energy(found: dict[str, Profile], kind: str, wish: Wish) -> Finding:
         theory,
         why=(
             "Theory: Σ λ·g(λ)²·|c|² over the spectrum of the graph and the shares of the features in it; passes if every "
-            f"depth agrees within 1e-4 where it is above 1e-20 (worst: {worst:.1e})."
+            f"depth agrees within 1e-4 where it is above {profile.floor:.0e}, what rounding leaves (worst: {worst:.1e})."
             if theory is not None
             else "The graph is too large to compute the spectrum of its features here."
         ),

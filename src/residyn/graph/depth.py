@@ -53,6 +53,10 @@ class Law:
         return (1 + self.h * values) ** -float(k)
 
 
+_ROUNDING = 1e5 * 2.0**-52
+"""Ten units of rounding, seen to four digits."""
+
+
 @dataclass(frozen=True)
 class Profile:
     """The energy of features by depth, relative to that at the start, and how many directions they span.
@@ -61,11 +65,13 @@ class Profile:
         measured: E_k/E_0, k = 0 … depth.
         theory: The same from the spectrum; empty if it was too large to compute.
         rank: Numerical rank of the features at the end.
+        floor: Below this share rounding decides: xᵀ·L·x is known to some units of rounding of ‖x‖².
     """
 
     measured: list[float]
     theory: list[float]
     rank: int
+    floor: float = 1e-20
 
 
 def profiles(
@@ -110,10 +116,11 @@ def profiles(
     measure = spectral_measure(heat, x, depth + 16)
     found = {}
     for i, kind in enumerate(KINDS):
-        energies, y = [1.0], x
+        energies, y, largest = [1.0], x, float((x * x).sum())
         for k in range(depth):
             y = law.step(kind, heat, y, x)
             energies.append(max(float(dirichlet_energy(y, heat)), 0.0) / first)
+            largest = max(largest, float((y * y).sum()))
             if progress is not None and k % 8 == 0:
                 progress((i + k / depth) / len(KINDS), f"{kind} steps")
         theory: list[float] = []
@@ -121,7 +128,7 @@ def profiles(
             values, weights = measure
             terms = [values * law.gain(kind, values, k) ** 2 * weights for k in range(depth + 1)]
             theory = [float(term.sum() / terms[0].sum()) for term in terms]
-        found[kind] = Profile(energies, theory, rank(y))
+        found[kind] = Profile(energies, theory, rank(y), _ROUNDING * largest / first)
     return found
 
 

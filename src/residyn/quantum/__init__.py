@@ -1,9 +1,10 @@
 """Real-time TDDFT of molecules: propagators that are residual steps, and spectra with absolute strengths."""
 
-from residyn.quantum.corrector import Corrector, Trained, train_corrector
+from residyn.quantum.corrector import Corrector
 from residyn.quantum.hamiltonian import Absorber, KohnSham
+from residyn.quantum.learning import HeldOut, Trained, train_corrector
 from residyn.quantum.molecule import Molecule
-from residyn.quantum.propagation import propagate
+from residyn.quantum.propagation import propagate, respond
 from residyn.quantum.pulses import Continuous, CosineSquared, Gaussian
 from residyn.quantum.response import Excitations, excitations
 from residyn.quantum.spectrum import Peak, Spectrum, absorption, richardson
@@ -24,6 +25,7 @@ __all__ = [
     "Excitations",
     "ExtrapolatedMidpoint",
     "Gaussian",
+    "HeldOut",
     "KohnSham",
     "Magnus2",
     "Molecule",
@@ -36,6 +38,7 @@ __all__ = [
     "absorption",
     "excitations",
     "propagate",
+    "respond",
     "richardson",
     "stability",
     "train_corrector",

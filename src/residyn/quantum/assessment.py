@@ -10,7 +10,7 @@ from pathlib import Path
 
 from residyn.errors import InputError
 from residyn.quantum.molecule import Molecule
-from residyn.quantum.propagation import propagate
+from residyn.quantum.propagation import respond
 from residyn.quantum.response import HARTREE_EV, LIMIT, Excitations, excitations, pairs
 from residyn.quantum.spectrum import Peak, Spectrum, absorption
 from residyn.quantum.trajectory import Trajectory
@@ -62,8 +62,8 @@ def assess(
     Args:
         path: An .xyz file.
         wish: Basis, functional and the rest.
-        folder: Where the runs keep their checkpoints; none if not given.
-        resume: Whether checkpoints that are there are gone on from; otherwise they are deleted first.
+        folder: Where the runs keep their checkpoint, named as the file; none if not given.
+        resume: Whether a checkpoint that is there is gone on from; otherwise it is deleted first.
         progress: Called with a share and a text.
 
     Returns:
@@ -78,19 +78,18 @@ def assess(
     say = progress or (lambda share, text: None)
     say(0.0, "ground state")
     molecule = Molecule.from_xyz(path, wish.basis, wish.xc, wish.charge, wish.spin)
-    runs = []
-    for i, axis in enumerate(_AXES):
-        file = None if folder is None else Path(folder, f"{Path(path).stem}.{axis}.safetensors")
-        if file is not None and not resume:
-            file.unlink(missing_ok=True)
-
-        def tell(share: float, text: str, i: int = i, axis: str = axis) -> None:
-            say((i + share) / 3, f"kick along {axis}: {text}")
-
-        kick = tuple(wish.kick * (k == i) for k in range(3))
-        runs.append(
-            propagate(molecule, dt=wish.dt, duration=wish.duration, kick=kick, fock=wish.fock, checkpoint=file, progress=tell)
-        )
+    file = None if folder is None else Path(folder, f"{Path(path).stem}.safetensors")
+    if file is not None and not resume:
+        file.unlink(missing_ok=True)
+    runs = respond(
+        molecule,
+        kicks=[[wish.kick * (k == i) for k in range(3)] for i in range(3)],
+        dt=wish.dt,
+        duration=wish.duration,
+        fock=wish.fock,
+        checkpoint=file,
+        progress=lambda share, text: say(share, f"kicks along x, y and z: {text}"),
+    )
     spectrum = absorption(runs)
     response = excitations(molecule) if pairs(molecule) <= LIMIT and wish.fock == "linear" else None
     say(1.0, "done")

@@ -16,7 +16,7 @@ from torch import Tensor
 from residyn.errors import InputError, ResidynError
 from residyn.quantum.pulses import Pulse, field_at
 
-SCHEMA = "residyn.quantum.checkpoint/1"
+SCHEMA = "residyn.quantum.checkpoint/2"
 _KEY = "residyn"
 
 
@@ -133,7 +133,7 @@ class Checkpoint:
         except (SafetensorError, OSError, ValueError) as error:
             raise self._damaged(str(error)) from None
         if not isinstance(about, dict) or about.get("schema") != SCHEMA or not isinstance(about.get("setup"), dict):
-            raise self._damaged("it was not written by `propagate`")
+            raise self._damaged("it was not written by this version of `propagate`")
         whole = {"step", "builds", "extra", "ready", "worst", "field", "strides"} <= set(about) and {
             "observed",
             "x",

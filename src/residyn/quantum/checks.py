@@ -66,17 +66,25 @@ def weak(kick: Tensor | None) -> None:
     Raises:
         InputError: If it is stronger than `WEAK_KICK`.
     """
-    if kick is not None and float(kick.norm()) > WEAK_KICK:
+    size = 0.0 if kick is None else float(kick.norm(dim=-1).max())
+    if size > WEAK_KICK:
         raise InputError(
-            f'`kick` must be weak (at most {WEAK_KICK:g} 1/bohr) with fock="linear", got {float(kick.norm()):.3g}; '
-            'use fock="full"'
+            f'`kick` must be weak (at most {WEAK_KICK:g} 1/bohr) with fock="linear", got {size:.3g}; use fock="full"'
         )
 
 
-def trouble(seen: Tensor, t: float, limits: Limits, molecule: Molecule) -> Outcome | None:
-    """Why the last row of (dipole, energy, norm) cannot be gone on from; `None` if it can."""
-    *dipole, energy, norm = seen[-1].tolist()
-    if not all(map(math.isfinite, (*dipole, energy, norm))):
+def trouble(first: Tensor, last: Tensor, t: float, limits: Limits, molecule: Molecule) -> Outcome | None:
+    """Why rows of (dipole, energy, norm), one a run, cannot be gone on from; `None` if they can."""
+    for start, row in zip(first[:, 3].tolist(), last.tolist(), strict=True):
+        found = _trouble(start, row, t, limits, molecule)
+        if found is not None:
+            return found
+    return None
+
+
+def _trouble(start: float, row: list[float], t: float, limits: Limits, molecule: Molecule) -> Outcome | None:
+    energy, norm = row[3:]
+    if not all(map(math.isfinite, row)):
         return Outcome("non_finite", f"the state after t = {t:g} is not finite", "take a smaller dt, or a unitary scheme", t=t)
     gained = abs(energy - molecule.energy)
     if gained > limits.weak * molecule.electrons * WEAK_KICK**2:
@@ -90,7 +98,6 @@ def trouble(seen: Tensor, t: float, limits: Limits, molecule: Molecule) -> Outco
         return None
     if limits.unitary and not limits.absorbing and abs(norm - 1) > 1e-6:
         return Outcome("non_finite", f"the norm is {norm:.6g} after t = {t:g}", "take a smaller dt", t=t)
-    start = float(seen[0, 3])
     allowed = 10 * abs(start - molecule.energy) + 1e-4
     if not limits.driven and not limits.absorbing and abs(energy - start) > allowed:
         return Outcome(
@@ -106,8 +113,8 @@ def orthonormality(x: Tensor, molecule: Molecule) -> float:
     """max |xᴴ·x - 1| over the occupied orbitals: how far P² is from P."""
     gram = x.mH @ x
     worst = 0.0
-    for g, m in zip(gram, molecule.occupied, strict=True):
-        gap = g[:m, :m] - torch.eye(m, dtype=g.dtype)
+    for s, m in enumerate(molecule.occupied):
+        gap = gram[..., s, :m, :m] - torch.eye(m, dtype=gram.dtype)
         worst = max(worst, float(gap.abs().max()) if m else 0.0)
     return worst
 

@@ -56,15 +56,28 @@ class Absorber:
 
 
 class Observed(NamedTuple):
-    """What is seen of a state."""
+    """What is seen of a state, or of several side by side, `(…)`."""
 
     dipole: Tensor
-    energy: float
-    norm: float
+    energy: Tensor
+    norm: Tensor
+
+
+class _Built:
+    """The Fock matrix built last, whose it is, and how many there were; no module, whose attributes are slow to set."""
+
+    __slots__ = ("P", "builds", "counted", "energy", "extra", "fock", "x")
+
+    def __init__(self) -> None:
+        self.builds, self.extra, self.counted = 0, 0, False
+        self.x: Tensor | None = None
+        self.P: Tensor
+        self.fock: Tensor
+        self.energy: Tensor
 
 
 class KohnSham(Generator):
-    """A(t, x) = -i·(F[P(x)] + r·E(t)) (- W), `(s, n, n)`, on orbitals `(s, n, m)`.
+    """A(t, x) = -i·(F[P(x)] + r·E(t)) (- W), `(…, s, n, n)`, on orbitals `(…, s, n, m)`; several states move side by side.
 
     The electrons' charge is -1: a field E adds +r·E to their Hamiltonian.
 
@@ -89,29 +102,39 @@ class KohnSham(Generator):
         self.core, self.weight = molecule.core.to(torch.complex128), molecule.weight
         self.position = molecule.position.to(torch.complex128)
         self.sink = None if absorber is None else absorber.matrix(molecule).to(torch.complex128)
-        self.flat = molecule.position.reshape(3, -1)
-        self.builds = 0
-        self.extra = 0
-        self._x: Tensor | None = None
-        self._fock: Tensor | None = None
+        eye = torch.eye(molecule.n, dtype=torch.float64)
+        # columns that read x, y, z, the trace and the energy in the field of the nuclei off a real density matrix
+        self.probe = torch.stack([*molecule.position, eye, molecule.core]).reshape(5, -1).T.contiguous()
+        self.nuclei = molecule.nuclear_dipole
         self.ground = molecule.density(molecule.state)
-        self._counted = False
+        self._at = _Built()
+
+    @property
+    def builds(self) -> int:
+        """Fock matrices that the scheme had built, of each state."""
+        return self._at.builds
+
+    @property
+    def extra(self) -> int:
+        """Those built only to see an energy."""
+        return self._at.extra
 
     def matrix(self, t: float | Tensor, x: Tensor) -> Tensor:
         """A(t, x); the Fock matrix of the state that was last looked at is not built again."""
-        if x is not self._x or self._fock is None:
+        at = self._at
+        if x is not at.x:
             self._build(x)
-            self._counted = True
-            self.builds += 1
-        elif not self._counted:
-            self._counted = True
-            self.builds += 1
-            self.extra -= 1
-        assert self._fock is not None
-        H = self._fock
-        field = field_at(self.pulse, float(t))
-        if field is not None:
-            H = H + torch.einsum("c,cij->ij", field.to(H.dtype), self.position)
+            at.counted = True
+            at.builds += 1
+        elif not at.counted:
+            at.counted = True
+            at.builds += 1
+            at.extra -= 1
+        H = at.fock
+        if self.pulse is not None:
+            field = field_at(self.pulse, float(t))
+            if field is not None:
+                H = H + torch.einsum("c,cij->ij", field.to(H.dtype), self.position)
         return -1j * H if self.sink is None else -1j * H - self.sink
 
     def observe(self, x: Tensor) -> Observed:
@@ -120,64 +143,71 @@ class KohnSham(Generator):
         Where the scheme has built a Fock matrix close by (at the state it predicted), the energy is that there and its
         first-order change, which is right to second order in the distance; else a build of its own is made.
         """
-        P = self.weight * (x @ x.mH)
-        total = P[0] if len(P) == 1 else P.sum(0)
-        if x is not self._x:
-            near = self._near(P)
-            if near is None:
-                self._build(x)
-                self._counted = False
-                self.extra += 1
-        if x is self._x:
-            energy = self._energy
-        else:
-            assert near is not None
-            energy = near
-        dipole = self.molecule.nuclear_dipole - self.flat @ total.real.reshape(-1)
-        trace = float(total.diagonal().real.sum())
-        return Observed(dipole, energy, math.sqrt(max(trace, 0.0) / self.molecule.electrons))
+        at = self._at
+        P = density(x, self.weight)
+        energy = None if x is at.x else self._near(P)
+        if x is not at.x and energy is None:
+            self._build(x)
+            at.counted = False
+            at.extra += 1
+        seen = self._read(P)
+        norm = (seen[..., 3] / self.molecule.electrons).clamp_min(0.0).sqrt()
+        return Observed(self.nuclei - seen[..., :3], at.energy if energy is None else energy, norm)
 
-    def _near(self, P: Tensor) -> float | None:
+    def _read(self, P: Tensor) -> Tensor:
+        """x, y, z, trace and energy of the core, `(…, 5)`, of a density matrix."""
+        total = P.real.sum(-3) if P.shape[-3] > 1 else P.real
+        return total.reshape(*P.shape[:-3], -1) @ self.probe
+
+    def _near(self, P: Tensor) -> Tensor | None:
         """The energy at P from the last build, if that was close."""
-        if self._fock is None:
+        at = self._at
+        if at.x is None or at.P.shape != P.shape:
             return None
-        change = P - self._P
-        distance = float(torch.view_as_real(change).square().sum())
+        change = torch.view_as_real(P - at.P).flatten(-4)
+        distances = change.square().sum(-1)
+        distance = float(distances.max())
         # what is left out is of the order of distance; the energy absorbed is of the order of that to the ground state
-        if distance > 1e-16 and distance > 1e-4 * float(torch.view_as_real(P - self.ground).square().sum()):
-            return None
-        return self._energy + float((self._fock.conj() * change).real.sum())
+        if distance > 1e-16:
+            away = torch.view_as_real(P - self.ground).flatten(-4).square().sum(-1)
+            if bool((distances > 1e-4 * away).any()):
+                return None
+        return at.energy + (torch.view_as_real(at.fock).flatten(-4) * change).sum(-1)
 
     def rate(self, x: Tensor) -> Tensor:
-        """dμ/dt without a field, `(3,)`, with the Fock matrix of the last `observe`: the slope just after a kick."""
-        assert self._fock is not None
-        P = self.molecule.density(x)
-        turned = -1j * (self._fock @ P - P @ self._fock)
-        return -self.flat @ turned.sum(0).real.reshape(-1)
+        """dμ/dt without a field, `(…, 3)`, with the Fock matrix of the last `observe`: the slope just after a kick."""
+        P, F = self.molecule.density(x), self._at.fock
+        turned = -1j * (F @ P - P @ F)
+        return -self._read(turned)[..., :3]
 
     @property
     def fock(self) -> Tensor:
-        """The Fock matrix built last, without any field, `(s, n, n)`."""
-        assert self._fock is not None
-        return self._fock
+        """The Fock matrix built last, without any field, `(…, s, n, n)`."""
+        return self._at.fock
 
     def ready(self, x: Tensor) -> str:
         """Whether the Fock matrix of a state is at hand: `"no"`, `"seen"` (for its energy alone) or `"used"` (and counted)."""
-        return "no" if x is not self._x else "used" if self._counted else "seen"
+        return "no" if x is not self._at.x else "used" if self._at.counted else "seen"
 
     def go_on(self, x: Tensor, builds: int, extra: int, ready: str) -> None:
         """Be as a checkpoint was: with its counts, and with what it had at hand."""
         if ready != "no":
             self._build(x)
-            self._counted = ready == "used"
-        self.builds, self.extra = builds, extra
+            self._at.counted = ready == "used"
+        self._at.builds, self._at.extra = builds, extra
 
     def _build(self, x: Tensor) -> None:
-        P = self.weight * (x @ x.mH)  # (s, n, n)
+        at = self._at
+        P = density(x, self.weight)
         V, two = self.potential(P)
-        core = float((self.molecule.core * P.sum(0).real).sum())
-        self._x, self._P, self._fock = x, P, self.core + V
-        self._energy = self.molecule.nuclear_energy + core + two
+        at.x, at.P, at.fock = x, P, self.core + V
+        at.energy = self.molecule.nuclear_energy + self._read(P)[..., 4] + two
+
+
+def density(x: Tensor, weight: int) -> Tensor:
+    """weight·x·xᴴ, `(…, n, n)`; the conjugate is written out, which is faster for small matrices."""
+    P = x @ x.mT.conj_physical()
+    return weight * P if weight != 1 else P
 
 
 def kicked(molecule: Molecule, x: Tensor, kick: Tensor) -> Tensor:
@@ -186,12 +216,12 @@ def kicked(molecule: Molecule, x: Tensor, kick: Tensor) -> Tensor:
     Args:
         molecule: Whose positions.
         x: Orbitals, `(s, n, m)`.
-        kick: κ, `(3,)`, 1/bohr.
+        kick: κ, `(3,)` or `(k, 3)`, 1/bohr.
 
     Returns:
-        The orbitals just after.
+        The orbitals just after, `(s, n, m)` or `(k, s, n, m)`.
     """
-    values, vectors = torch.linalg.eigh(torch.einsum("c,cij->ij", kick, molecule.position))
-    phases = torch.exp(1j * values)[:, None]
+    values, vectors = torch.linalg.eigh(torch.einsum("...c,cij->...ij", kick, molecule.position).unsqueeze(-3))
+    phases = torch.exp(1j * values).unsqueeze(-1)
     V = vectors.to(x.dtype)
     return V @ (phases * (V.mH @ x))

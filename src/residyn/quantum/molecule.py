@@ -172,7 +172,7 @@ class Molecule:
         return self.nuclear_dipole - torch.einsum("cij,sij->c", self.position, self.density(self.state).real)
 
     def density(self, x: Tensor) -> Tensor:
-        """P = Σ_i weight·x_i·x_iᴴ, `(s, n, n)`, of orbitals `(s, n, m)`."""
+        """P = Σ_i weight·x_i·x_iᴴ, `(…, s, n, n)`, of orbitals `(…, s, n, m)`."""
         return self.weight * (x @ x.mH)
 
     def fock(self, density: Tensor | np.ndarray) -> Tensor:
@@ -263,7 +263,7 @@ def settle(
         P = torch.stack([weight * c[:, :m] @ c[:, :m].T for c, m in zip(C, occupied, strict=True)])
         V, two = potential(P.to(torch.complex128))
         F = core + V.real
-        energy = float((core * P.sum(0)).sum()) + two
+        energy = float((core * P.sum(0)).sum() + two)
         error = F @ P - P @ F
         size = float(error.abs().max())
         history = [*history[-7:], (F, error)]

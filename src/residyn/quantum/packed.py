@@ -28,19 +28,35 @@ class Pairs:
         anti[a, b] = anti[b, a] = torch.arange(len(a))
         self.anti = anti.flatten()
         self.sign = torch.sign(torch.arange(n)[:, None] - torch.arange(n)[None, :]).double().flatten()
+        # the same for matrices seen as real numbers, 2·n² of them: where each of the n² lies, and back with its sign
+        self.taken = torch.cat([2 * self.lower, 2 * self.strict + 1])
+        self.given = torch.stack([self.place, len(self.lower) + self.anti], -1).flatten()
+        self.signs = torch.stack([torch.ones_like(self.sign), self.sign], -1).flatten()
+        if n == 1:
+            self.given[1], self.signs[1] = 0, 0.0
 
     def pack(self, matrix: Tensor) -> tuple[Tensor, Tensor]:
-        """Real and imaginary part of Hermitian matrices `(s, n, n)` as `(s, n(n+1)/2)` and `(s, n(n-1)/2)`."""
-        flat = matrix.reshape(-1, self.n * self.n)
-        return flat.real[:, self.lower], flat.imag[:, self.strict]
+        """Real and imaginary part of Hermitian matrices `(…, s, n, n)` as `(…, s, n(n+1)/2)` and `(…, s, n(n-1)/2)`."""
+        flat = matrix.flatten(-2)
+        return flat.real[..., self.lower], flat.imag[..., self.strict]
+
+    def flat(self, matrix: Tensor) -> Tensor:
+        """Both parts of `(…, s, n, n)` in one row, `(…, s·n²)`, spin by spin."""
+        return torch.view_as_real(matrix).flatten(-3).index_select(-1, self.taken).flatten(-2)
+
+    def whole(self, numbers: Tensor, spins: int) -> Tensor:
+        """The inverse, `(…, s, n, n)`."""
+        shape = (*numbers.shape[:-1], spins)
+        rows = numbers.reshape(*shape, -1).index_select(-1, self.given) * self.signs
+        return torch.view_as_complex(rows.reshape(*shape, self.n, self.n, 2))
 
     def unpack(self, real: Tensor, imaginary: Tensor | None) -> Tensor:
-        """Hermitian matrices `(s, n, n)`, complex."""
-        shape = (-1, self.n, self.n)
-        symmetric = real[:, self.place].reshape(shape)
+        """Hermitian matrices `(…, s, n, n)`, complex."""
+        shape = (*real.shape[:-1], self.n, self.n)
+        symmetric = real[..., self.place].reshape(shape)
         if imaginary is None or self.n == 1:
             return symmetric.to(torch.complex128)
-        return torch.complex(symmetric, (imaginary[:, self.anti] * self.sign).reshape(shape))
+        return torch.complex(symmetric, (imaginary[..., self.anti] * self.sign).reshape(shape))
 
 
 class Packed:
@@ -76,11 +92,11 @@ class Packed:
             self.antisymmetric = None if self.antisymmetric is None else 0.5 * self.antisymmetric
 
     def __call__(self, real: Tensor, imaginary: Tensor) -> tuple[Tensor, Tensor | None]:
-        """V, packed, of P, packed, `(s, pairs)`; the imaginary part is `None` without exchange."""
+        """V, packed, of P, packed, `(…, s, pairs)`; the imaginary part is `None` without exchange."""
         if self.spins == 1:
             symmetric = real @ self.coulomb.T
         else:
-            symmetric = (real.sum(0) @ self.coulomb.T).expand(2, -1)
+            symmetric = (real.sum(-2, keepdim=True) @ self.coulomb.T).expand(real.shape)
             symmetric = symmetric if self.symmetric is None else symmetric + real @ self.symmetric.T
         return symmetric, None if self.antisymmetric is None else imaginary @ self.antisymmetric.T
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,11 +19,18 @@ LINEAR_LIMIT = 100
 
 
 class Potential(abc.ABC):
-    """V[P], `(s, n, n)` complex Hermitian, and the energy it stands for; P is the spin (or total) density matrix."""
+    """V[P], `(…, s, n, n)` complex Hermitian, and the energy it stands for, `(…)`; P is the spin (or total) density matrix."""
 
     @abc.abstractmethod
-    def __call__(self, P: Tensor) -> tuple[Tensor, float]:
+    def __call__(self, P: Tensor) -> tuple[Tensor, Tensor]:
         """V[P] and E[P], without the core's part."""
+
+
+def _each(build: Callable[[Tensor], tuple[Tensor, float]], P: Tensor) -> tuple[Tensor, Tensor]:
+    """What takes one density matrix, on each of `(…, s, n, n)`."""
+    found = [build(p) for p in P.reshape(-1, *P.shape[-3:])]
+    matrices = torch.stack([matrix for matrix, _ in found]).reshape(P.shape)
+    return matrices, torch.tensor([energy for _, energy in found], dtype=torch.float64).reshape(P.shape[:-3])
 
 
 class Full(Potential):
@@ -36,17 +44,17 @@ class Full(Potential):
     def __init__(self, two: Packed, xc: Grid | DirectXC | None) -> None:
         self.two, self.xc, self.pairs = two, xc, two.pairs
 
-    def __call__(self, P: Tensor) -> tuple[Tensor, float]:
+    def __call__(self, P: Tensor) -> tuple[Tensor, Tensor]:
         """V[P] and E[P]."""
         real, imaginary = self.pairs.pack(P)
         symmetric, antisymmetric = self.two(real, imaginary)
-        energy = 0.5 * float(((symmetric * real) @ self.pairs.weight).sum())
+        energy = 0.5 * ((symmetric * real) @ self.pairs.weight).sum(-1)
         if antisymmetric is not None:
-            energy += float((antisymmetric * imaginary).sum())
+            energy = energy + (antisymmetric * imaginary).flatten(-2).sum(-1)
         V = self.pairs.unpack(symmetric, antisymmetric)
         if self.xc is None:
             return V, energy
-        vxc, exc = self.xc(P.real)
+        vxc, exc = _each(self.xc, P.real)
         return V + vxc, energy + exc
 
 
@@ -79,8 +87,11 @@ class Direct(Potential):
         self.mf, self.X, self.spins, self.shares = mf, X, spins, shares
         self.dft = hasattr(mf, "xc")
 
-    def __call__(self, P: Tensor) -> tuple[Tensor, float]:
+    def __call__(self, P: Tensor) -> tuple[Tensor, Tensor]:
         """V[P] and E[P]."""
+        return _each(self._one, P)
+
+    def _one(self, P: Tensor) -> tuple[Tensor, float]:
         hyb, lr, omega = self.shares
         X, factor = self.X.to(P.dtype), 0.5 if self.spins == 1 else 1.0
         ao = X @ P @ X.T  # (s, n_ao, n_ao)
@@ -138,20 +149,24 @@ class Linear(Potential):
         if isinstance(full.xc, Grid):
             self.real = self.real + full.xc.kernel(P0.real, self.pairs.lower) * self.pairs.weight.repeat(self.spins)
         self.V0, self.E0 = full(P0)
-        self.start = self.pairs.pack(P0)
-        self.base = self.pairs.pack(self.V0)
+        self.start = self.pairs.flat(P0)
+        base, lower, s = self.pairs.flat(self.V0), len(self.pairs.lower), self.spins
+        weight = torch.cat([self.pairs.weight, torch.full((base.shape[-1] // s - lower,), 2.0, dtype=torch.float64)]).repeat(s)
+        self.slope, self.weight = base * weight, weight
+        # one matrix for both parts, transposed: a row of it for each number in P, a column for each in V
+        self.both = torch.zeros(s, len(weight) // s, s, len(weight) // s, dtype=torch.float64)
+        self.both[:, :lower, :, :lower] = self.real.T.reshape(s, lower, s, lower)
+        if self.imaginary is not None:
+            rest = len(weight) // s - lower
+            self.both[:, lower:, :, lower:] = self.imaginary.T.reshape(s, rest, s, rest)
+        self.both = self.both.reshape(len(weight), len(weight))
 
-    def __call__(self, P: Tensor) -> tuple[Tensor, float]:
+    def __call__(self, P: Tensor) -> tuple[Tensor, Tensor]:
         """V[P] and E[P], to first and to second order."""
-        real, imaginary = self.pairs.pack(P)
-        real, imaginary = real - self.start[0], imaginary - self.start[1]
-        change = (self.real @ real.flatten()).reshape(self.spins, -1)
-        energy = self.E0 + float((((self.base[0] + 0.5 * change) * real) @ self.pairs.weight).sum())
-        if self.imaginary is None:
-            return self.V0 + self.pairs.unpack(change, None), energy
-        turned = (self.imaginary @ imaginary.flatten()).reshape(self.spins, -1)
-        energy += float((turned * imaginary).sum())
-        return self.V0 + self.pairs.unpack(change, turned), energy
+        change = self.pairs.flat(P) - self.start  # (…, numbers)
+        answer = change @ self.both
+        energy = self.E0 + (change * torch.addcmul(self.slope, answer, self.weight, value=0.5)).sum(-1)
+        return self.V0 + self.pairs.whole(answer, self.spins), energy
 
 
 class Frozen(Potential):
@@ -161,6 +176,7 @@ class Frozen(Potential):
         self.P0 = P0
         self.V0, self.E0 = full(P0)
 
-    def __call__(self, P: Tensor) -> tuple[Tensor, float]:
+    def __call__(self, P: Tensor) -> tuple[Tensor, Tensor]:
         """V₀, and the energy to first order."""
-        return self.V0, self.E0 + float((self.V0.conj() * (P - self.P0)).real.sum())
+        energy = self.E0 + (self.V0.conj() * (P - self.P0)).real.flatten(-3).sum(-1)
+        return self.V0.expand(P.shape), energy

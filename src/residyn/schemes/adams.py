@@ -25,15 +25,16 @@ class _Frame(NamedTuple):
 
     reference: Tensor
     vectors: Tensor | None
+    back: Tensor | None
     slow: Tensor | None
     h: Time
 
     def blend(self, low: Tensor, high: Tensor) -> Tensor:
         """High order where elements are slow, low order where they are fast."""
-        if self.vectors is None or self.slow is None:
+        if self.vectors is None or self.back is None or self.slow is None:
             return high
-        V = self.vectors
-        return low + V @ (self.slow * (V.mH @ (high - low) @ V)) @ V.mH
+        V, back = self.vectors, self.back
+        return low + V @ (self.slow * (back @ (high - low) @ V)) @ back
 
 
 class _State(NamedTuple):
@@ -95,10 +96,12 @@ class AdamsMagnus(Propagator):
 def _frame(turn: Tensor, h: Time) -> _Frame:
     """The frame of the Hermitian part of i·h·A; a real A has none, and is extrapolated whole."""
     if not turn.is_complex():
-        return _Frame(turn, None, None, h)
+        return _Frame(turn, None, None, None, h)
     angles, vectors = torch.linalg.eigh(0.5j * (turn - turn.mH))
     gaps = (angles.unsqueeze(-1) - angles.unsqueeze(-2)).abs()
-    return _Frame(turn, vectors, (1 / (1 + (gaps / _FAST) ** 8)).to(vectors.dtype), h)
+    vectors = vectors.contiguous()
+    slow = (1 / (1 + (gaps / _FAST) ** 8)).to(vectors.dtype)
+    return _Frame(turn, vectors, vectors.mT.conj_physical().contiguous(), slow, h)
 
 
 def _per_matrix(h: Time) -> Time:

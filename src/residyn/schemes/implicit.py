@@ -57,7 +57,7 @@ class DiagonallyImplicit(Scheme):
         other._tuned = True
         if self.tol is not None:
             return other
-        other._rtol, other._atol = 0.03 * rtol, 0.03 * atol
+        other._rtol, other._atol = 0.01 * rtol, 0.01 * atol
         return other
 
     def step(self, f: Field, t0: Time, t1: Time, x: Tensor, state: Any) -> Step:

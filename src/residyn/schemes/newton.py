@@ -35,6 +35,8 @@ class StageSolver:
         default = 1e-10 if x.dtype == torch.float64 else 1e-5
         rtol = default if scheme._rtol is None else scheme._rtol
         atol = default if scheme._atol is None else scheme._atol
+        if scheme._tuned:  # steps do not fall below rounding, and to go on there would be to give up what is solved
+            rtol = max(rtol, 0.5 * torch.finfo(x.dtype).eps)
         self.scale = x.detach().abs().mul(rtol).add(atol)
         plain = is_plain(self.scale)
         self.plain = self.scale.numpy() if plain else None

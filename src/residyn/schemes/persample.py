@@ -204,9 +204,8 @@ class _Clocks:
         """Which samples took the step, as x or `(B, 1, …)`; short rows written out, several times faster than broadcast."""
         if x[0].numel() > 16:
             return self.tensor(self.accept, torch.bool)
-        wide = np.empty(x.shape, dtype=bool)
-        wide[...] = self.accept.reshape(self.shape)
-        return torch.from_numpy(wide).to(self.like.device)
+        wide = torch.from_numpy(self.accept.repeat(x[0].numel()).reshape(x.shape))
+        return wide if self.here else wide.to(self.like.device)
 
     def time(self, t: Array) -> Tensor:
         """The times of the samples, as the field knows them."""

@@ -179,7 +179,8 @@ class Continual:
             value = task.loss(net, *batch)
             return value if more is None else value + more()
 
-        plan = dataclasses.replace(self.plan, seed=self.plan.seed + 1000 * len(self.tasks))
+        plan = self.plan if self.method.plan is None or not self.tasks else self.method.plan
+        plan = dataclasses.replace(plan, seed=plan.seed + 1000 * len(self.tasks))
         Trainer(model, loss, (x, y), plan, progress=self.progress).run()
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from residyn.errors import InputError
+from residyn.training import Plan
 from residyn.transfer.adapters import Adapters, add_adapters
 from residyn.transfer.sites import Kind
 from residyn.transfer.tasks import Task
@@ -23,6 +24,8 @@ class Method(abc.ABC):
     """A way of learning: `learn` is called for each task in turn, `recall` arranges the model to be asked about one."""
 
     name: str
+    plan: Plan | None = None
+    """How this method trains, if not as the others."""
 
     @abc.abstractmethod
     def learn(self, model: nn.Module, task: Task, fit: Fit) -> int:
@@ -53,6 +56,7 @@ class _Placed(Method):
     modules: Sequence[str] | None = None
     heads: Sequence[str] = ()
     scale: float = 1.0
+    plan: Plan | None = None
 
     def add(self, model: nn.Module, x: Tensor, name: str) -> Adapters:
         """A new adapter, and only it is to be trained."""
@@ -75,6 +79,7 @@ class Branches(_Placed):
         modules: As there; the residual blocks if not given.
         heads: As there.
         scale: As there.
+        plan: How this method trains, if not as the others.
     """
 
     name: str = "a branch a task"
@@ -109,6 +114,7 @@ class Shared(_Placed):
         modules: As there.
         heads: Must be empty: a head that is trained on is no small branch.
         scale: As there.
+        plan: As in `Branches`.
         penalty: μ.
     """
 
@@ -136,9 +142,14 @@ class Shared(_Placed):
 
 @dataclass
 class FineTune(Method):
-    """All parameters are trained on."""
+    """All parameters are trained on.
+
+    Args:
+        plan: As in `Branches`.
+    """
 
     name: str = "full fine-tuning"
+    plan: Plan | None = None
 
     def learn(self, model: nn.Module, task: Task, fit: Fit) -> int:
         """Train on."""
@@ -152,10 +163,12 @@ class Replay(Method):
 
     Args:
         memory: Samples kept of each task.
+        plan: As in `Branches`.
     """
 
     memory: int = 100
     name: str = "replay"
+    plan: Plan | None = None
     kept: list[tuple[Task, Tensor, Tensor]] = field(default_factory=list, repr=False)
 
     def __post_init__(self) -> None:
