@@ -34,6 +34,7 @@ class Plan:
         training: Steps of the source model.
         steps: Steps of a recipe.
         batch: Samples of each domain in a step.
+        rate: Peak learning rate of a recipe.
         recipes: What is tried.
     """
 
@@ -42,11 +43,12 @@ class Plan:
     training: int
     steps: int
     batch: int
+    rate: float
     recipes: tuple[Recipe, ...]
 
 
-FAST = Plan((900, 600), (1500, 600), 200, 80, 64, (Recipe(),))
-FULL = Plan((1197, 600), (3500, 1500), 600, 200, 128, (Recipe(), Recipe("coral")))
+FAST = Plan((900, 600), (1500, 600), 240, 80, 64, 5e-3, (Recipe(information=0.3),))
+FULL = Plan((1197, 600), (3500, 1500), 600, 200, 128, 3e-3, (Recipe(), Recipe(information=0.3)))
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,15 @@ def _way(
 
     (xt, held), (hidden, truth) = target
     found = adapt(
-        net, source, (xt, hidden), recipes=plan.recipes, steps=plan.steps, batch=plan.batch, seed=context.seed, watch=watch
+        net,
+        source,
+        (xt, hidden),
+        recipes=plan.recipes,
+        steps=plan.steps,
+        batch=plan.batch,
+        rate=plan.rate,
+        seed=context.seed,
+        watch=watch,
     )
     read = found.labels.opened
     judged = judge(found, held, truth)
