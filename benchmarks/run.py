@@ -26,7 +26,7 @@ MODULES = (
     "solvers",
     "compiled", "memory", "imports", "spectral_norm", "equilibrium",
     "stiff", "calibrate", "audit", "protein", "graph", "bounds",
-    "robust", "unet", "inverse", "depth", "quantum",
+    "robust", "transfer", "unet", "inverse", "depth", "quantum",
 )  # fmt: skip
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 HEAD = """# Benchmarks

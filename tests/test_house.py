@@ -12,7 +12,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "residyn"
 
 # The floors of docs/architecture, ground first. A room is a module or package directly below `residyn`.
 FLOORS = (
-    ("errors", "results", "provenance", "csvtext", "arrays"),
+    ("errors", "results", "provenance", "csvtext", "arrays", "display"),
     ("state", "step", "branch", "interpolation"),
     ("schemes", "roots", "gradients"),
     ("flow", "compiled", "interpolation"),
@@ -20,7 +20,7 @@ FLOORS = (
     ("audit", "training", "testing", "compat"),
     ("inverse", "dynamics", "quantum", "protein", "graph", "nets", "robust", "transfer", "calibrate"),
     ("atlas",),
-    ("report",),
+    ("report", "schemas"),
     ("cli", "__main__"),
 )
 DOMAINS = FLOORS[6]

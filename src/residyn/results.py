@@ -13,6 +13,7 @@ import typing
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from residyn.display import card, table
 from residyn.errors import InputError
 
 SCHEMA = "residyn.result/1"
@@ -48,6 +49,10 @@ class Estimate:
 
     def __float__(self) -> float:
         return self.value
+
+    def _repr_html_(self) -> str:
+        note = "" if self.converged else "the tolerance asked for was not reached"
+        return card("Estimate", [("value", self.value), ("kind", self.kind), ("iterations", self.iterations)], note)
 
 
 @dataclass(frozen=True)
@@ -269,6 +274,13 @@ class Result:
         """The worst verdict of all sections."""
         return max((section.verdict for section in self.sections), key=_RANK.__getitem__, default="info")
 
+    def _repr_html_(self) -> str:
+        found = sorted((f for section in self.sections for f in _told(section)), key=lambda f: -_RANK[f.verdict])
+        counts = ", ".join(f"{n} {v}" for v in _RANK if (n := sum(f.verdict == v for f in found)))
+        rows = [(f.verdict, f.title, f.value, f.theory, f.unit) for f in found]
+        columns = ["verdict", "finding", "measured", "theory", "unit"]
+        return table(f"{self.title}: {counts or 'no findings'}", columns, rows, self.note)
+
     def to_dict(self) -> dict[str, Any]:
         """The result as plain JSON types; non-finite numbers become the strings "nan", "inf" and "-inf"."""
         plain = _plain(dataclasses.asdict(self))
@@ -317,6 +329,12 @@ class Result:
         return cls.from_dict(data)
 
 
+def _told(section: Section) -> list[Finding]:
+    """A section's findings, the worst of all being that it broke off."""
+    broken = [Finding(f"{section.id}.error", section.title, "fail", section.error)] if section.error else []
+    return [*broken, *section.findings]
+
+
 def worst(findings: list[Finding]) -> Verdict:
     """The worst verdict of some findings; `"info"` if there are none.
 
@@ -360,6 +378,8 @@ def _build(kind: Any, data: Any, where: str) -> Any:
         return float(data)
     if kind is float and isinstance(data, (int, float)) and not isinstance(data, bool):
         return float(data)
+    if kind is int and isinstance(data, float) and data.is_integer():  # to JSON, 1.0 is a whole number
+        data = int(data)
     if isinstance(kind, type) and isinstance(data, kind) and isinstance(data, bool) == (kind is bool):
         return data
     raise InputError(f"`{where}` must be {kind}, got {str(data)[:60]!r}")

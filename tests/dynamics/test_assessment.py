@@ -30,6 +30,18 @@ def test_noise_alone_cannot_be_forecast():
     assert forecast.fix
 
 
+def test_a_constant_column_spoils_nothing():
+    states = torch.stack([T.cos(), -T.sin(), torch.full_like(T, 0.1)], 1)
+    _, section = assess(Trajectories([T], [states], ["x", "v", "c"]), epochs=100)
+    assert section.verdict == "pass"
+    assert next(f for f in section.findings if f.id == "dynamics.forecast").value < 1  # it was divided by a spread of zero
+
+
+def test_data_that_never_change():
+    with pytest.raises(InputError, match=r"`data` must change over time, got x, v constant; there is nothing to learn"):
+        assess(Trajectories([T], [torch.ones(len(T), 2, dtype=torch.float64)], ["x", "v"]))
+
+
 def test_too_few_samples():
     with pytest.raises(InputError, match=r"`data` must have at least 5 samples to hold some out, got 3; record more"):
         assess(Trajectories([T[:3]], [T[:3, None]], ["x"]))

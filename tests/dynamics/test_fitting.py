@@ -168,7 +168,7 @@ T, X = torch.arange(5, dtype=F64), torch.zeros(5, 2, dtype=F64)
     ("arguments", "options", "words"),
     [
         ((T, X), {"target": "both"}, r"`target` must be one of .*, got 'both'"),
-        ((T, X), {"rule": "simpson"}, r"`rule` one of .* got 'derivative' and 'simpson'"),
+        ((T, X), {"rule": "simpson"}, r"`rule` must be one of auto, trapezoid, .*, got 'simpson'"),
         ((T, X), {"epochs": 0}, r"`epochs` must be a whole number of at least 1, got 0; 400 is usual"),
         ((T, X), {"validation": 1.0}, r"`validation` must lie in \[0, 1\), got 1.0; 0.2 is usual"),
         ((T, X), {"order": 3}, r"`order` must be 1 or 2, got 3; rewrite higher orders"),

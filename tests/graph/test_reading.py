@@ -126,7 +126,7 @@ WEIGHT = (
         ("g.txt", "# nothing\n", {}, "`FILE` must hold a node, got none"),
         ("g.txt", "0 1\n1 7\n", {"nodes": 3}, "`--nodes` must be more than the largest node number, 7, got 3"),
         ("g.txt", "a b\n", {"nodes": 3}, "`--nodes` must come with node numbers"),
-        ("g.mtx", "not a matrix", {}, "`FILE` must be readable as .mtx"),
+        ("g.mtx", "not a matrix", {}, "`FILE` must be MatrixMarket with"),
         (
             "g.mtx",
             "%%MatrixMarket matrix coordinate real general\n2 3 1\n1 1 1.0\n",
@@ -139,7 +139,7 @@ WEIGHT = (
             {},
             "must hold real weights, got complex",
         ),
-        ("g.npz", "PK", {}, "`FILE` must be readable as .npz"),
+        ("g.npz", "PK", {}, "must be an npz archive of plain numbers"),
         ("g.graphml", "<graphml>", {}, "`FILE` must be GraphML"),
         ("g.graphml", ENTITY, {}, "must be GraphML without a document type"),
         ("g.graphml", EDGE, {}, "must declare the nodes of its edges, got an edge of 'b'"),
@@ -184,7 +184,7 @@ def test_files_beside_the_graph_that_are_refused(tmp_path, option, text, words):
             {"edges": np.array([[0], [1]]), "n": 2, "x": np.zeros(3)},
             r"`features` must be numbers, \(2, d\), one row a node, got float64 \(3,\)",
         ),
-        ({"edges": np.array([["a"], ["b"]], dtype=object)}, "`FILE` must be readable as .npz"),
+        ({"edges": np.array([["a"], ["b"]], dtype=object)}, "must be an npz archive of plain numbers"),
     ],
 )
 def test_arrays_that_are_refused(tmp_path, arrays, words):

@@ -2,7 +2,7 @@
 
 Atheris (libFuzzer) steers by which bytecodes of the package an input reached. All readers run in one process: the first byte of
 an input says which, the rest is the file. An input may make its reader return or raise a `ResidynError`; anything else, more
-than `SECONDS` or more than `GIB` of memory is written down, once a place, and the run goes on.
+than `SECONDS` of processor time or more than `GIB` of memory is written down, once a place, and the run goes on.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import traceback
 import warnings
 from pathlib import Path
 
-SECONDS, GIB, LONGEST = 10, 6, 1 << 16
+SECONDS, GIB, LONGEST = 20, 6, 1 << 16
 ROOT = Path(__file__).parents[2]
 
 
@@ -33,8 +33,8 @@ def guarded(call, path, seconds=SECONDS):
     def stop(*_):
         raise TooLongError
 
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    before = signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -42,12 +42,12 @@ def guarded(call, path, seconds=SECONDS):
     except ResidynError as error:
         return "" if "\n" not in str(error) else f"an error of several lines: {error!r}"
     except TooLongError:
-        return f"more than {seconds} s{_place()}"
+        return f"more than {seconds} s of processor time{_place()}"
     except BaseException as error:  # noqa: BLE001 - what a reader lets out is what is looked for
         return f"{type(error).__name__}: {str(error)[:100]}{_place()}"
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
     return ""
 
 
@@ -69,7 +69,7 @@ def child(runs, seed, names, report):
         folder = Path(tempfile.mkdtemp())
         corpus = folder / "corpus"
         corpus.mkdir()
-        seeds = [reader.seeds() for reader in chosen]
+        seeds = [reader.whole for reader in chosen]
         for i, reader in enumerate(chosen):
             for j, data in enumerate(seeds[i]):
                 (corpus / f"{i}-{j}").write_bytes(bytes([i]) + data)
@@ -111,7 +111,15 @@ def child(runs, seed, names, report):
         return data[:1] + atheris.Mutate(data[1:], size - 1)
 
     # -close_fd_mask: what libraries print about broken files is not wanted
-    options = [f"-runs={runs}", f"-seed={seed}", "-timeout=60", f"-max_len={LONGEST}", "-rss_limit_mb=0", "-verbosity=0"]
+    options = [
+        f"-runs={runs}",
+        f"-seed={seed}",
+        "-timeout=60",
+        f"-max_len={LONGEST}",
+        "-rss_limit_mb=0",
+        "-verbosity=0",
+        f"-artifact_prefix={folder}/",
+    ]
     atheris.Setup([sys.argv[0], *options, str(corpus)], one, custom_mutator=mutate)
     atheris.Fuzz()
 

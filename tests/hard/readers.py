@@ -42,9 +42,19 @@ class Reader:
     shake: Callable[[bytes, random.Random], bytes] | None = None
 
     @property
+    def whole(self) -> list[bytes]:
+        """Its whole files, made once."""
+        return _whole_files(self)
+
+    @property
     def there(self) -> bool:
         """Whether its modules are installed."""
         return all(importlib.util.find_spec(name) for name in self.needs)
+
+
+@functools.cache
+def _whole_files(reader):
+    return reader.seeds()
 
 
 def _lazy(path, *arguments, **options):
@@ -116,7 +126,10 @@ def _tiffs():
     import tifffile
 
     pages = []
-    for array, options in ((_pixels((4, 6, 5), np.uint16), {}), (_pixels(), {"photometric": "rgb", "compression": "zlib"})):
+    for array, options in (
+        (_pixels((4, 6, 5), np.uint16), {"photometric": "minisblack"}),
+        (_pixels(), {"photometric": "rgb", "compression": "zlib"}),
+    ):
         page = io.BytesIO()
         tifffile.imwrite(page, array, **options)
         pages.append(page.getvalue())

@@ -190,6 +190,16 @@ def test_nan_from_the_start(finder):
     assert torch.equal(found.x, torch.ones(2, 2))
 
 
+@pytest.mark.parametrize(("dtype", "far"), [(torch.float32, 4e18), (torch.float64, 3e153)])
+@pytest.mark.parametrize("others", [0.5, float("nan")])
+def test_a_norm_that_overflows_is_no_convergence(dtype, far, others):
+    # x = 3x + 1 from far away: the squares of x - g(x) sum to 16·far², still a number, those of g(x) to 36·far², no more
+    slope = torch.tensor([[3.0], [others]], dtype=dtype)
+    found = FixedPoint(max_iterations=5).solve(lambda x: slope * x + 1, torch.full((2, 4), far, dtype=dtype))
+    assert not found.converged[0]
+    assert not found
+
+
 @pytest.mark.parametrize("finder", FINDERS)
 def test_exact_start_costs_one_call(finder):
     found = finder().solve(lambda x: 0.5 * x, torch.zeros(2, 3))

@@ -20,7 +20,8 @@ from residyn.transfer.record import comparison, curves
 WIDTH, DEPTH, TASKS = 128, 3, 5
 LINES = ["stem", "head", "branch.0", "branch.2"]
 """All linear layers of the network, where LoRA puts its branches."""
-STRENGTHS = [10 ** (k / 3) for k in range(-12, 1)]
+STRENGTHS = [10 ** (k / 2) for k in range(-12, 1)]
+"""Factors of the branch that was trained without penalty."""
 
 CODE = """\
 from residyn.training import Plan
@@ -64,7 +65,7 @@ def run(context: Context) -> Section:
     Returns:
         The section.
     """
-    size, epochs, penalties = (600, 5, (0.0, 0.3)) if context.fast else (3000, 4, (0.0, 0.01, 0.1, 1.0))
+    size, epochs, penalties = (500, 5, (0.0, 0.03)) if context.fast else (3000, 4, (0.0, 0.003, 0.03, 0.3))
     split = mnist((size, 1000), context.seed)
     tasks = permuted(split, context.seed)
     plan, gentle = Plan(epochs=epochs, batch=50, rate=3e-3), Plan(epochs=epochs, batch=50, rate=1e-3)
@@ -134,15 +135,15 @@ def _shared(
         seen = disturbance(twin, old.x_test)
         found.append(_Penalised(penalty, seen.norm, record.forgetting, record.matrix[-1][1], seen.bound))
         if curve is None:
-            curve = _scaled(twin, old.x_test)
+            curve = _scaled(twin, old.x_test, STRENGTHS[::2] if context.fast else STRENGTHS)
     assert curve is not None
     return curve, found
 
 
-def _scaled(net: nn.Module, x: Tensor) -> _Curve:
+def _scaled(net: nn.Module, x: Tensor, strengths: list[float]) -> _Curve:
     adapters = adapters_of(net)
     norms, measured, certain, sampled, violations = [], [], [], [], 0
-    for strength in STRENGTHS:
+    for strength in strengths:
         adapters.strength("shared", strength)
         sure, seen = disturbance(net, x), disturbance(net, x, certain=False)
         norms.append(sure.norm)

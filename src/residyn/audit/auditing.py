@@ -19,6 +19,7 @@ from residyn.audit.find import Finder, Sum
 from residyn.audit.graph import Graph
 from residyn.audit.patching import patched
 from residyn.audit.trace import Recorder, recorded_by, tensors
+from residyn.display import table
 from residyn.errors import InputError, ResidynError
 from residyn.results import Finding
 
@@ -126,6 +127,11 @@ class Audit:
         if self._retrofit is None:
             self._retrofit = Retrofit(self)
         return self._retrofit
+
+    def _repr_html_(self) -> str:
+        rows = [(f.verdict, f.id, f.title, f.value, f.fix) for f in self.findings]
+        title = f"Audit: {len(self.blocks)} blocks, {len(self.findings)} findings"
+        return table(title, ["verdict", "code", "finding", "measured", "fix"], rows, "; ".join(self.warnings[:3]))
 
     def __getitem__(self, name: str) -> Block:
         """A block by its name.

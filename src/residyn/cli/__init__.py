@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
 import sys
@@ -44,7 +45,7 @@ def _run(words: Sequence[str], *, debug: bool) -> int:
     import typer
 
     from residyn.cli.app import app
-    from residyn.cli.output import Stopped, complain
+    from residyn.cli.output import Stopped, abandon, complain
     from residyn.errors import ResidynError
 
     try:
@@ -70,6 +71,10 @@ def _run(words: Sequence[str], *, debug: bool) -> int:
     except Exception as error:
         if debug:
             raise
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+            abandon(sys.stdout)
+            complain(f"it could not be written: {error.strerror}")
+            return USAGE
         complain(f"{type(error).__name__}: {error}", hint="this is a fault of Residyn; `--debug` shows where")
         return 1
     if code == INTERRUPTED:  # typer turns the key press into this code itself, without a word

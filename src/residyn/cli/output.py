@@ -6,7 +6,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 import typer
 
@@ -34,15 +34,20 @@ def emit(text: str) -> None:
     try:
         typer.echo(text, nl=not text.endswith("\n"))
     except BrokenPipeError:
-        _abandon(sys.stdout.fileno())
+        abandon(sys.stdout)
     except OSError as error:
-        _abandon(sys.stdout.fileno())
+        abandon(sys.stdout)
         raise ResidynError(f"standard output could not be written: {error.strerror}; what came of it is not whole") from error
 
 
-def _abandon(stream: int) -> None:
-    """What Python would flush at exit must go somewhere, or it complains then."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
+def abandon(stream: TextIO) -> None:
+    """Send what Python would flush at exit nowhere, or it would complain of the same stream again.
+
+    Args:
+        stream: Standard output or error, which takes nothing any more.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def say(text: str) -> None:
@@ -54,8 +59,7 @@ def say(text: str) -> None:
     try:
         typer.echo("\n".join(map(clean, text.split("\n"))), err=True)
     except OSError:
-        with contextlib.suppress(OSError, ValueError):
-            _abandon(sys.stderr.fileno())
+        abandon(sys.stderr)
 
 
 def complain(text: str, hint: str = "") -> None:

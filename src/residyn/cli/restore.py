@@ -146,7 +146,13 @@ def _sections(verb: str, images: list[str], targets: list[str], wish: Wish, plan
 
     if len(images) == 1:
         return [restore(images[0], targets[0], wish)]
-    conditions = {"wish": asdict(wish), "targets": targets, "versions": provenance.versions("pillow", "scikit-image")}
+    # what was written just before an interruption may stand there without its section: a run that goes on writes it again
+    wish = replace(wish, force=wish.force or plan.resume)
+    conditions = {
+        "wish": asdict(replace(wish, force=False)),
+        "targets": targets,
+        "versions": provenance.versions("pillow", "scikit-image"),
+    }
     work = partial(_placed, targets=dict(zip(images, targets, strict=True)), wish=wish)
     return batch.run(images, work, plan, output=keep, conditions=conditions, title=_title)
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from residyn.dynamics.fitting import fit
 from residyn.dynamics.model import Model
+from residyn.dynamics.scales import spread_of
 from residyn.dynamics.training import Progress, split
 from residyn.dynamics.trajectories import Trajectories
 from residyn.errors import InputError
@@ -69,7 +70,7 @@ def assess(
         The model and the section of a report.
 
     Raises:
-        InputError: If there are too few data to hold some out.
+        InputError: If there are too few data to hold some out, or none that change.
         SolveError: If fit or forecast diverges.
 
     >>> t = torch.linspace(0, 12, 121, dtype=torch.float64)
@@ -80,12 +81,15 @@ def assess(
     seen, held = split(data, 0.2, seed)
     if held is None:
         raise InputError(f"`data` must have at least 5 samples to hold some out, got {data.samples}; record more")
+    states = torch.cat(seen.x)
+    if bool((states == states[0]).all()):
+        raise InputError(f"`data` must change over time, got {', '.join(data.names)} constant; there is nothing to learn")
     model = fit(seen, target=target, seed=seed, epochs=epochs, progress=progress)  # type: ignore[arg-type]
-    spread = torch.cat(seen.x).std(0).clamp_min(1e-300)
+    spread = spread_of(states)
     tested = _forecasts(model, held, 0)
     within = _forecasts(model, seen, _length(tested))
     band = _Band(*within.errors(spread))
-    findings = [*model.findings, _skill(tested, spread, torch.cat(seen.x).mean(0)), _coverage(tested, band, spread)]
+    findings = [*model.findings, _skill(tested, spread, states.mean(0)), _coverage(tested, band, spread)]
     section = Section(
         "dynamics",
         f"Dynamics of {Path(name).name}",

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from residyn.display import card
 from residyn.dynamics.networks import Scaled
 from residyn.dynamics.theory import Rule, Scales
 from residyn.errors import InputError
@@ -49,6 +50,11 @@ class Model:
     order: int = 1
     hidden: list[int] | None = None
     findings: list[Finding] = field(default_factory=list)
+
+    def _repr_html_(self) -> str:
+        rows: list[tuple[str, object]] = [("learned", self.target), ("rule", self.rule), ("state", ", ".join(self.names))]
+        rows += [("inputs", ", ".join(self.controls) or "none"), ("crossover step", self.crossover)]
+        return card("Model of a system", rows, "; ".join(f.title for f in self.findings if f.verdict in ("warn", "fail")))
 
     def predict(self, x0: Any, t: Any, *, control: Any = None) -> Tensor:
         """Forecast: a derivative is integrated to tolerance, a flow map is repeated.

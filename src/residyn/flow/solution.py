@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from residyn.display import card
 from residyn.errors import InputError
 from residyn.gradients.occurrence import Occurrence
 from residyn.results import Outcome
@@ -39,6 +40,17 @@ class Solution:
     def event(self) -> Occurrence | None:
         """The terminal event that ended the solve; `None` if none did, or if samples ended on their own (see `events`)."""
         return next((item for item in self.events if item.terminal and item.samples is None), None)
+
+    def _repr_html_(self) -> str:
+        shapes = [tuple(leaf.shape) for leaf in leaves(self.x)]
+        rows: list[tuple[str, object]] = [
+            ("outcome", str(self.outcome)),
+            ("times", len(self.t)),
+            ("last time", float(self.t[-1].max()) if len(self.t) else None),
+            ("states", ", ".join(map(str, shapes))),
+            *vars(self.stats).items(),
+        ]
+        return card("Solution", rows)
 
     def interpolate(self, t: float | Sequence[float] | Tensor) -> State:
         """The state at other times, from the scheme's own continuous form.

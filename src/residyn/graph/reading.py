@@ -12,18 +12,22 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy import io, sparse
+from scipy import sparse
 from torch import Tensor
 
 from residyn.arrays import read_npy, read_npz
 from residyn.errors import InputError
+from residyn.graph.market import read_market
 
+_ALONE = 1_000_000
+"""Nodes that a file may have whatever its edges."""
 _EDGES = ("edge_index", "edges", "edge_list")
 _FEATURES, _LABELS, _WEIGHTS = ("x", "features", "feat"), ("y", "labels", "label"), ("edge_weight", "weight", "weights")
 
 
 _UNREADABLE = (
-    ValueError, TypeError, AttributeError, LookupError, ArithmeticError, OSError, EOFError, zipfile.BadZipFile, zlib.error,
+    ValueError, TypeError, AttributeError, LookupError, ArithmeticError, OSError, EOFError, MemoryError, zipfile.BadZipFile,
+    zlib.error,
 )  # fmt: skip
 """What NumPy's and SciPy's readers raise on files that are not what their ending says."""
 
@@ -81,7 +85,7 @@ def read(path: str, *, nodes: int | None = None, labels: str | None = None, feat
         if ending == ".npz":
             graph = _npz(file)
         elif ending == ".mtx":
-            graph = _matrix(io.mmread(file), "MatrixMarket")
+            graph = _matrix(read_market(file), "MatrixMarket")
         elif ending in (".graphml", ".xml"):
             from residyn.graph.graphml import read_graphml
 
@@ -139,7 +143,7 @@ def _edge_list(text: str, nodes: int | None) -> GraphFile:
         n = int(numbers.max(initial=-1)) + 1 if nodes is None else nodes
         if numbers.size and numbers.max() >= n:
             raise InputError(f"`--nodes` must be more than the largest node number, {numbers.max()}, got {nodes}")
-        names = [str(i) for i in range(n)]
+        names = _numbered(n, len(sources))
     elif nodes is not None:
         raise InputError("`--nodes` must come with node numbers 0, 1, …, got names; leave it out")
     else:
@@ -147,6 +151,16 @@ def _edge_list(text: str, nodes: int | None) -> GraphFile:
         place = {name: i for i, name in enumerate(names)}
         numbers = np.array([[place[name] for name in side] for side in (sources, targets)], dtype=np.int64).reshape(2, -1)
     return GraphFile(names, torch.from_numpy(numbers), _weights(weights))
+
+
+def _numbered(n: int, edges: int) -> list[str]:
+    """Names 0 … n - 1; a file of a few bytes may say any n, and room is made only for what its edges can reach."""
+    if not 0 <= n <= max(_ALONE, 100 * edges):
+        raise InputError(
+            f"`FILE` must have at most {_ALONE:,} nodes, or 100 an edge, got {n:,} nodes and {edges:,} edges; leave out the "
+            "nodes without an edge"
+        )
+    return [str(i) for i in range(n)]
 
 
 def _dense(*sides: list[str]) -> bool:
@@ -190,7 +204,7 @@ def _matrix(matrix: Any, form: str) -> GraphFile:
         notes.append("The matrix has no positive entry off its diagonal: it was read as a Laplacian, whose weights are -L.")
     edges = torch.from_numpy(np.stack([rows, columns]).astype(np.int64))
     weight = None if len(data) and (data == 1).all() else torch.from_numpy(np.ascontiguousarray(data))
-    return GraphFile([str(i) for i in range(coo.shape[0])], edges, weight, notes=notes)
+    return GraphFile(_numbered(coo.shape[0], coo.nnz), edges, weight, notes=notes)
 
 
 def _npz(file: Path) -> GraphFile:
@@ -212,7 +226,7 @@ def _npz(file: Path) -> GraphFile:
         sizes = [len(array) for array in (features, labels) if array is not None and array.ndim]
         n = n if n is not None else sizes[0] if sizes else int(edges.max(initial=-1)) + 1
         weight = next((torch.from_numpy(arrays[k].astype(np.float64)) for k in _WEIGHTS if k in arrays), None)
-        graph = GraphFile([str(i) for i in range(n)], torch.from_numpy(edges.astype(np.int64)), weight)
+        graph = GraphFile(_numbered(n, edges.shape[1]), torch.from_numpy(edges.astype(np.int64)), weight)
     changes: dict[str, Any] = {}
     if features is not None:
         changes["features"] = as_features(features, graph.n)

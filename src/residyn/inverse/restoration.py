@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from residyn.display import card
 from residyn.inverse.filters import landweber_gain
 from residyn.inverse.spectrum_model import SpectrumModel, _sample
 
@@ -44,6 +45,16 @@ class Restoration(Generic[I]):
     step: float | None
     model: SpectrumModel
     notes: tuple[str, ...] = ()
+
+    def _repr_html_(self) -> str:
+        rows: list[tuple[str, object]] = [
+            ("method", self.method),
+            ("picture", tuple(self.image.shape)),
+            ("noise σ", self.sigma),
+        ]
+        rows += [("blocks", self.steps), *([] if self.step is None else [("step α", self.step)])]
+        rows += [("residual, the last", float(self.residuals[-1]))] if self.residuals else []
+        return card("Restoration", rows, "; ".join(self.notes))
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from residyn.display import card
 from residyn.errors import InputError
 
 Floats: TypeAlias = NDArray[np.float64]
@@ -115,6 +116,11 @@ class Structure:
 
     def __len__(self) -> int:
         return len(self.residues)
+
+    def _repr_html_(self) -> str:
+        rows: list[tuple[str, object]] = [("residues", len(self)), ("chains", ", ".join(self.chains[:20]))]
+        rows += [("sulfurs", len(self.sulfurs)), ("bonds that the file states", len(self.annotations))]
+        return card(self.name, rows, "; ".join(self.notes))
 
     @property
     def chains(self) -> tuple[str, ...]:

@@ -7,11 +7,13 @@ import io
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
 
+from residyn.display import table
 from residyn.errors import InputError
 from residyn.protein.bonds import Disulfide
 from residyn.protein.energy import dihedral_strain
@@ -151,6 +153,11 @@ class Scan:
 
     def __len__(self) -> int:
         return len(self.pairs)
+
+    def _repr_html_(self) -> str:
+        rows = [(c.rank, str(c.a), str(c.b), c.distance, c.strain, c.entropy, c.net) for c in islice(self, 13)]
+        title = f"{len(self)} pairs that could be bonded, {len(self.bonds)} bonds that are there"
+        return table(title, ["rank", "residue", "residue", "Cβ–Cβ, Å", "strain", "ΔS", "net"], rows, "; ".join(self.notes))
 
     def __iter__(self) -> Iterator[Candidate]:
         return (self[k] for k in range(len(self)))

@@ -15,6 +15,8 @@ from residyn.results import Outcome
 CLOSEST = 0.25
 """Å; no two nuclei of a molecule lie closer."""
 _MOST_BYTES = 10_000_000
+MOST_ATOMS = 2000
+"""More than can be propagated with dense matrices of their basis functions."""
 _ATOM = "an element and three coordinates in Å, e.g. `O 0.0 0.0 0.117`"
 
 Atoms = list[tuple[str, tuple[float, float, float]]]
@@ -43,6 +45,10 @@ def read_atoms(source: str | os.PathLike[str]) -> tuple[Atoms, str]:
     atoms = [_atom(line, i, name) for i, line in enumerate(lines, 1) if line]
     if not atoms:
         raise InputError(f"`{name}` must hold at least one atom, got none; a line is {_ATOM}")
+    if len(atoms) > MOST_ATOMS:
+        raise InputError(
+            f"`{name}` must hold at most {MOST_ATOMS} atoms, got {len(atoms)}; cut the molecule out of what is round it"
+        )
     _apart(atoms, name)
     return atoms, name
 

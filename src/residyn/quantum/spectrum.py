@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from residyn.display import table
 from residyn.errors import InputError
 from residyn.quantum.inversion import harmonic_inversion
 from residyn.quantum.pade import fourier, pade
@@ -69,6 +70,11 @@ class Spectrum:
     duration: float
     signals: Tensor = field(repr=False)
     absorbing: bool = False
+
+    def _repr_html_(self) -> str:
+        rows: list[tuple[object, ...]] = [(peak.energy_ev, peak.strength, peak.width_ev) for peak in self.peaks(max_ev=30.0)]
+        note = f"lines up to 30 eV; Σf {self.f_sum:.4g} of {self.electrons} electrons"
+        return table("Absorption spectrum", ["energy, eV", "oscillator strength", "width, eV"], rows, note)
 
     def peaks(self, *, min_strength: float = 1e-4, max_ev: float = 60.0) -> list[Peak]:
         """The lines, by harmonic inversion of each direction's signal: far below the resolution of its Fourier transform.

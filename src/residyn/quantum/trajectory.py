@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from residyn.display import card
 from residyn.errors import SolveError
 from residyn.results import Finding, Outcome
 
@@ -61,6 +62,11 @@ class Trajectory:
     seconds: float = 0.0
     grid_seconds: float = 0.0
     cpu_seconds: float = 0.0
+
+    def _repr_html_(self) -> str:
+        rows: list[tuple[str, object]] = [("molecule", self.molecule), ("scheme", self.scheme), ("Fock matrix", self.fock)]
+        rows += [("steps", f"{self.steps} of {self.dt:g} a.u."), ("Fock builds", self.builds), ("outcome", str(self.outcome))]
+        return card("Trajectory", rows)
 
     @property
     def steps(self) -> int:

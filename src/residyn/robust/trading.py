@@ -11,6 +11,7 @@ import torch.nn.functional as f
 from torch import Tensor, nn
 
 from residyn.analysis import constrain, lipschitz
+from residyn.display import table
 from residyn.errors import InputError
 from residyn.provenance import versions
 from residyn.results import Figure, Finding, Result, Section, Series, Table
@@ -61,6 +62,11 @@ class TradeOff:
     norm: str
     networks: list[nn.Module]
     result: Result
+
+    def _repr_html_(self) -> str:
+        rows: list[tuple[object, ...]] = [(p.bound, p.accuracy, p.certified, p.attacked, p.radius) for p in self.points]
+        title = f"Accuracy against robustness, ε = {self.eps:g} in {self.norm}"
+        return table(title, ["bound", "accuracy", "certified", "under attack", "median radius"], rows)
 
     @property
     def table(self) -> Table:

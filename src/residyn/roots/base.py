@@ -163,8 +163,11 @@ class _Best:
 
         The one place where an iteration waits for the device.
         """
+        size, whole = _host(_norm(r)), _host(_norm(gx))
         with np.errstate(all="ignore"):  # inf by inf
-            found = _host(_norm(r)) / (1e-8 + _host(_norm(gx)))
+            found = size / (1e-8 + whole)
+        if np.fmax.reduce(whole) == np.inf:  # by which anything would be nothing
+            found[whole == np.inf] = np.nan
         if self.mark is None:
             self.mark = found
         better = found <= self.lowest  # false for nan
@@ -211,8 +214,9 @@ def _with_reason(finder: RootFinder, root: Root, stalled: bool, trouble: str) ->
 
 
 def relative_residual(r: Tensor, gx: Tensor) -> Tensor:
-    """‖r‖ / (1e-8 + ‖g(x)‖) of each row, `(B,)`."""
-    return _norm(r) / (1e-8 + _norm(gx))
+    """‖r‖ / (1e-8 + ‖g(x)‖) of each row, `(B,)`; nan where ‖g(x)‖ overflows."""
+    whole = _norm(gx)
+    return torch.where(whole == torch.inf, torch.nan, _norm(r) / (1e-8 + whole))
 
 
 def _norm(x: Tensor) -> Tensor:

@@ -90,8 +90,10 @@ def load_adapter(model: nn.Module, path: str | os.PathLike[str], name: str | Non
         raise InputError(f"{path}: must hold an adapter, got a header that is not whole; save it again") from None
     known = model.__dict__.get("_residyn_adapters")
     check_name(known, name)
-    if kind not in get_args(Kind) or rank < 1:
-        raise InputError(f"{path}: must hold an adapter, got kind {kind!r} of rank {rank}; save it again")
+    if kind not in get_args(Kind) or rank < 1 or any(s.axis not in (1, -1) or s.channels < 1 for s in places):
+        raise InputError(
+            f"{path}: must hold an adapter, got kind {kind!r} of rank {rank} at {len(places)} places; save it again"
+        )
     adapter = Adapter(kind, rank, places, owned)
     start, versions = _fitting(model, path, adapter, tensors)
     if strict:
@@ -113,7 +115,7 @@ def fingerprint(model: nn.Module) -> list[float]:
     own = [(name, p) for name, p in state_of(model) if isinstance(p, nn.Parameter)]
     signs = torch.randint(0, 2, (_SAMPLE,), generator=torch.Generator().manual_seed(9)).double() * 2 - 1
     for i, (_, parameter) in enumerate(own):
-        flat = parameter.detach().flatten()
+        flat = (torch.view_as_real(parameter) if parameter.is_complex() else parameter).detach().flatten()
         step = max(1, math.ceil(flat.numel() / _SAMPLE))
         thin = flat[::step].cpu().double()
         norm = float(thin.norm())
