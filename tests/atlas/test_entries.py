@@ -7,6 +7,7 @@ import pytest
 
 from residyn.atlas import catalog
 from residyn.atlas.context import Context
+from residyn.report.language import language
 from residyn.results import Result
 
 EXPECTED = {
@@ -66,6 +67,10 @@ class TestEntry:
                 assert figure.yscale != "log" or min(series.y) > 0
         for table in section.tables:
             assert all(len(row) == len(table.columns) for row in table.rows)
+
+    def test_every_text_has_a_translation(self, ran):
+        section, _ = ran
+        assert language("zh").missing(section) == []
 
     def test_survives_json(self, ran):
         section, _ = ran
