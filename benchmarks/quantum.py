@@ -126,8 +126,8 @@ def _full(duration: float) -> Iterator[Row]:
     alone = propagate(molecule, dt=0.1, duration=duration, kick=KICKS[2])
     inside, cpu = sum(run.grid_seconds for run in runs), sum(run.cpu_seconds for run in runs)
     yield Row("PBE0 water, three kicks, full: time outside the grid", 1 - inside / cpu, 0.03, "of all", 1.0,
-              f"{1e3 * cpu / runs[0].steps:.1f} ms a step of all three, {1e3 * (cpu - inside) / runs[0].steps:.2f} of them outside, in "
-              f"some hundred products of small matrices that find the cache emptied by the grid; "
+              f"{1e3 * cpu / runs[0].steps:.1f} ms a step of all three, {1e3 * (cpu - inside) / runs[0].steps:.2f} of them "
+              "outside, in some hundred products of small matrices that find the cache emptied by the grid; "
               f"{alone.grid_seconds / alone.cpu_seconds:.1%} inside for one kick alone")  # fmt: skip
 
 
