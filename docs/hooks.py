@@ -26,7 +26,40 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
     Returns:
         The page for mkdocstrings.
     """
-    return _API.sub(lambda found: reference(found[1], found[2].split()), markdown)
+    markdown = _API.sub(lambda found: reference(found[1], found[2].split()), markdown)
+    if "[[errors]]" in markdown:
+        markdown = markdown.replace("[[errors]]", errors())
+    return markdown.replace("[[codes]]", codes()) if "[[codes]]" in markdown else markdown
+
+
+def errors() -> str:
+    """The table of what Residyn raises on purpose: every class of `residyn.errors`.
+
+    Returns:
+        A table in Markdown.
+    """
+    tree = ast.parse(_path("residyn.errors").read_text("utf-8"))
+    classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
+    rows = [
+        f"| `{node.name}` | {', '.join(f'`{ast.unparse(base)}`' for base in node.bases)} | {_first_line(node)} |"
+        for node in classes
+    ]
+    return "\n".join(["| class | also a | |", "|---|---|---|", *rows])
+
+
+def codes() -> str:
+    """The table of an audit's findings, from `residyn.audit.codes`.
+
+    Returns:
+        A table in Markdown.
+    """
+    from residyn.audit.codes import CODES
+
+    return "\n".join(["| code | | raised |", "|---|---|---|", *(f"| {c.id} | {c.title} | {c.rule} |" for c in CODES.values())])
+
+
+def _first_line(node: ast.ClassDef) -> str:
+    return (ast.get_docstring(node) or "").splitlines()[0]
 
 
 def on_post_page(output: str, page: Any, **_: Any) -> str:

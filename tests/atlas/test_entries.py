@@ -7,6 +7,7 @@ import pytest
 
 from residyn.atlas import catalog
 from residyn.atlas.context import Context
+from residyn.report.language import language
 from residyn.results import Result
 
 EXPECTED = {
@@ -22,6 +23,7 @@ EXPECTED = {
     "wiener": {"wiener.strength", "wiener.error", "wiener.frequency", "wiener.blind", "wiener.blind.denoise"},
     "ode": {"ode.order.known.rk4", "ode.order.trained.euler", "ode.leading", "ode.continuous", "ode.work.dopri5"},
     "tddft": {"tddft.block", "tddft.euler", "tddft.leapfrog", "tddft.unitary", "tddft.lines", "tddft.sum"},
+    "domain": {"domain.mnist-digits.gain", "domain.digits-mnist.gain", "domain.digits-mnist.gap", "domain.mnist-digits.labels"},
     "calibrate": {"calibrate.ece", "calibrate.lambda", "calibrate.stationary", "calibrate.accuracy"},
     "robust": {"robust.block", "robust.network", "robust.radius.below", "robust.radius.product", "robust.trade.accuracy"},
     "continual": {"continual.identity", "continual.forgetting", "continual.added", "continual.bound", "continual.safe"},
@@ -66,6 +68,10 @@ class TestEntry:
                 assert figure.yscale != "log" or min(series.y) > 0
         for table in section.tables:
             assert all(len(row) == len(table.columns) for row in table.rows)
+
+    def test_every_text_has_a_translation(self, ran):
+        section, _ = ran
+        assert language("zh").missing(section) == []
 
     def test_survives_json(self, ran):
         section, _ = ran

@@ -61,6 +61,7 @@ def test_help_ends_with_two_examples(args, capsys):
 
 
 VERBS = [
+    "adapt",
     "atlas",
     "audit",
     "calibrate",
@@ -121,6 +122,7 @@ def test_explain(capsys):
         (["atlas", "-o", "x.doc"], "`-o` must end in one of .html .json .csv .txt, got 'x.doc'"),
         (["atlas", "-o", "/nowhere/x.html"], "`-o` must be in a folder that exists"),
         (["atlas", "--jobs", "0"], "`--jobs` must be at least 1, or -1 for what cores and memory allow, got 0"),
+        (["atlas", "--lang", "fr"], "`--lang` must be one of en, zh, got 'fr'; en is English, zh Chinese"),
         (["atlas", "--resume"], "`--resume` needs `-o FILE`, got none"),
     ],
 )
@@ -146,6 +148,14 @@ def test_atlas_to_terminal_and_json(tmp_path):
     run = residyn("atlas", "b", "--json", "--seed", "3", code=TWO, cwd=tmp_path)
     result = Result.from_dict(json.loads(run.stdout))
     assert (result.command, [section.id for section in result.sections]) == ("residyn atlas b --seed 3", ["b"])
+
+
+def test_atlas_in_chinese(tmp_path):
+    run = residyn("atlas", "--lang", "zh", "-o", "r.html", code=TWO, cwd=tmp_path)
+    assert (run.returncode, run.stderr) == (0, "2 个系统，2 条结论：2 条通过; written to r.html\n")
+    page = (tmp_path / "r.html").read_text("utf-8")
+    assert "residyn atlas --seed 0 --lang zh" in page
+    assert "Findings" not in page
 
 
 def test_atlas_to_file_says_so_on_stderr_and_leaves_nothing_beside(tmp_path):

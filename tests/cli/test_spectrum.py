@@ -61,6 +61,16 @@ def test_checkpoints_are_kept_and_taken_up(molecule, tmp_path, capsys):
     assert "which was made with `dt` 0.1, now 0.2; give another file, or delete this one" in capsys.readouterr().err
 
 
+def test_an_atom_whose_basis_lets_nothing_absorb(tmp_path, capsys):
+    path = tmp_path / "he.xyz"  # two functions of one symmetry
+    path.write_text("1\nhelium\nHe 0 0 0\n")
+    assert main(["spectrum", str(path), *SHORT, "--json"]) == 0
+    section = Result.from_dict(json.loads(capsys.readouterr().out)).sections[0]
+    assert "no line" in section.summary
+    assert [f.verdict for f in section.findings if f.id == "spectrum.sum"] == ["warn"]
+    assert section.tables[0].rows == []
+
+
 def test_an_interruption_keeps_the_run_and_is_gone_on_from(molecule, tmp_path, capsys, monkeypatch):
     from residyn.quantum import propagation
 
@@ -80,7 +90,8 @@ def test_an_interruption_keeps_the_run_and_is_gone_on_from(molecule, tmp_path, c
         assert main([*words, "--checkpoint", str(folder)]) == 130
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert captured.err.splitlines()[-1] == "residyn: interrupted"
+    last = captured.err.splitlines()[-1]
+    assert last == f"residyn: interrupted; the runs are kept in {folder}; the same command goes on from there"
     assert [path.name for path in folder.iterdir()] == ["h2.safetensors"]
     assert main([*words, "--checkpoint", str(folder)]) == 0
     resumed = json.loads(capsys.readouterr().out)["sections"][0]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from residyn.errors import InputError
-from residyn.quantum import Corrector, Gaussian, Molecule, propagate, respond, train_corrector
+from residyn.quantum import Corrector, Gaussian, Molecule, propagate, respond, stability, train_corrector
 from residyn.quantum.corrector import KEPT, turn
 from residyn.quantum.learning import _ridge, _rotation
 
@@ -101,6 +101,20 @@ def test_side_by_side_and_from_a_checkpoint(hydrogen, trained, tmp_path):
 def test_belongs_to_its_time_step(hydride):
     with pytest.raises(InputError, match="`scheme` must be used with propagate at the dt it was trained for, 0.4, got another"):
         propagate(hydride, scheme=Corrector(hydride, 0.4), dt=0.2, duration=1.0)
+
+
+def test_its_growth_is_judged_by_runs(hydride):
+    with pytest.raises(InputError, match="`scheme` must remember states or matrices -i·H alone, got Corrector"):
+        stability(hydride, Corrector(hydride, 0.4), 0.4)
+
+
+def test_a_steady_motion_is_left_to_the_extrapolation(hydride):
+    scheme = Corrector(hydride, 0.05)  # so short a step that no element turns round in it
+    assert not bool(scheme.swift.any())
+    t = torch.arange(KEPT, dtype=torch.float64).flip(0)
+    steady = (1 + 2 * t + 3 * t ** (KEPT - 2)).unsqueeze(-1) * noise(scheme.targets).real
+    fields = torch.zeros(KEPT, 4, 3, dtype=torch.float64)
+    assert float(scheme.seen(steady, fields[0], fields[1:]).abs().max()) < 1e-13  # a polynomial below the difference's order
 
 
 @pytest.mark.parametrize(

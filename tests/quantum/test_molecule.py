@@ -123,6 +123,13 @@ def test_fixtures_need_no_pyscf():
         ("H 0 0 0; H 0 0 0.74", {"basis": "7-99g"}, "`basis` must be one that PySCF has for these elements, got '7-99g'"),
         ("H 0 0 0; H 0 0 0.74", {"xc": "pbe99"}, "`xc` must be a functional that libxc has, got 'pbe99'"),
         ("H 0 0 0; H 0 0 0.74", {"xc": "wb97x-v"}, "`xc` must be without non-local correlation, got 'wb97x-v'"),
+        (
+            "H 0 0 0; H 0 0 0.74",
+            {"xc": "b3lyp-d3bj"},
+            "`xc` must be without a dispersion term, got 'b3lyp-d3bj'; such a term moves",
+        ),
+        ("H 0 0 0; H 0 0 0.74", {"xc": "wb97x-d"}, "`xc` must be a functional that PySCF has whole, got 'wb97x-d'"),
+        ("H 0 0 0; H 0 0 0.74", {"xc": "mgga_x_br89_explicit"}, "`xc` must not take the Laplacian of the density, got 'mgga"),
         ("H 0 0 0; H 0 0 0.74", {"charge": 2}, "`charge` must leave electrons, got 2"),
         ("H 0 0 0; H 0 0 0.74", {"charge": 0.5}, "`charge` must be a whole number, got 0.5"),
         ("H 0 0 0; H 0 0 0.74", {"spin": 4}, "`spin` must lie in 0 … 2 (unpaired electrons), got 4"),

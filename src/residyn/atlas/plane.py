@@ -87,7 +87,7 @@ def run(context: Context) -> Section:
         largest = system.largest()
         figures.append(_panel(entry.id, system, largest))
         name = type(system.scheme).__name__
-        rows.append([entry.id, system.what, name, _asked(system), largest, system.closed])
+        rows.append([entry.title, system.what, name, _asked(system), largest, system.closed])
     columns = ["system", "branch", "scheme", "asked of a step", "largest step", "closed form"]
     return Section(
         "plane",

@@ -270,8 +270,8 @@ def _summary(findings: list[Finding], depth: int, regimes: tuple[_Regime, ...]) 
     by_id = {f.id.removeprefix("stochastic-depth."): f for f in findings}
     words = {"pass": "a gain", "warn": "which cannot be told from none", "fail": "a loss", "info": "not judged on so few pairs"}
     gains = [by_id[f"accuracy.{regime.digits}"] for regime in regimes]
-    text = "; ".join(
-        f"{regime.digits:,} training digits {float(gain.value or 0):+.2f} points, {words[gain.verdict]}"
+    text = " ".join(
+        f"With {regime.digits:,} training digits: {float(gain.value or 0):+.2f} points, {words[gain.verdict]}."
         for regime, gain in zip(regimes, gains, strict=True)
     )
     worst = {f.verdict for f in findings}
@@ -280,8 +280,8 @@ def _summary(findings: list[Finding], depth: int, regimes: tuple[_Regime, ...]) 
         opening += ", as far as so short a run judges it"
     share, seconds, one, quarter = (float(by_id[name].value or 0) for name in ("evaluated", "time", "one", "quarter"))
     return (
-        f"The claim {opening}. Dropping a quarter of {depth} blocks on average in training changes test accuracy thus: "
-        f"with {text}. Training evaluates {share:.1%} of the blocks and takes {seconds:.0%} of the processor time. "
+        f"The claim {opening}. Dropping a quarter of {depth} blocks on average in training changes test accuracy thus. "
+        f"{text} Training evaluates {share:.1%} of the blocks and takes {seconds:.0%} of the processor time. "
         f"With one block taken out at test time the network loses {one:.1%} of its accuracy above guessing, with a "
         f"quarter of them {quarter:.1%} (trained without dropping: {float(by_id['quarter'].theory or 0):.1%}); a "
         f"network of {PLAIN_DEPTH} blocks without shortcuts loses {float(by_id['plain'].value or 0):.0%} with one."

@@ -14,6 +14,7 @@ from residyn.cli.options import Debug, Json, Output, Seed, entries
 from residyn.cli.output import Stopped, deliver, leave, say
 from residyn.cli.progress import bar
 from residyn.errors import InputError
+from residyn.report.language import language
 
 
 def atlas(
@@ -24,24 +25,28 @@ def atlas(
     fast: Annotated[bool, typer.Option("--fast", help="Less data, fewer repetitions: a first look.")] = False,
     seed: Seed = 0,
     jobs: Annotated[int, typer.Option("--jobs", metavar="N", help="Systems at once; -1 for what cores and memory allow.")] = -1,
+    lang: Annotated[str, typer.Option("--lang", help="Language of page and text: en or zh.")] = "en",
     as_json: Json = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run of the same -o.")] = False,
     debug: Debug = False,
 ) -> None:
     """Run systems of the atlas on real data, with theory beside measurement."""
     chosen = ids or None
+    tr = language(lang)
     entries = [entry.id for entry in runner.select(chosen)]
     if output is not None:
         report.check(output)
     if jobs < -1 or jobs == 0:
         raise InputError(f"`--jobs` must be at least 1, or -1 for what cores and memory allow, got {jobs}")
     store = _store(output, fast=fast, seed=seed, resume=resume)
+    in_ = "" if lang == "en" else f" --lang {lang}"
     with bar(entries) as progress:
         try:
             result = runner.run(chosen, fast=fast, seed=seed, jobs=jobs, progress=progress, keep=store)
         except Interrupted as stop:
-            result = replace(stop.result, note=f"{stop.result.note} {_go_on(stop.result.command, output)}")
-    deliver(result, output, as_json=as_json)
+            result = replace(stop.result, note=f"{stop.result.note} {_go_on(stop.result.command + in_, output)}")
+    result = replace(result, command=result.command + in_)
+    deliver(result, output, as_json=as_json, tr=tr)
     if not result.complete:
         raise Stopped(result.note)
     if store:

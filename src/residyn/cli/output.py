@@ -12,6 +12,7 @@ import typer
 
 from residyn import report
 from residyn.errors import ResidynError
+from residyn.report.language import Language, language
 from residyn.report.words import clean
 from residyn.results import Result
 
@@ -74,21 +75,22 @@ def complain(text: str, hint: str = "") -> None:
     say(" ".join(f"residyn: {text}{link + hint if hint else ''}".split()))
 
 
-def show(result: Result) -> None:
+def show(result: Result, lang: str = "en") -> None:
     """Write the terminal report: in colour and as wide as the terminal if it is one, else plain.
 
     Args:
         result: What to show.
+        lang: Language of its texts.
     """
     if sys.stdout is not None and sys.stdout.isatty():
         from rich.console import Console
 
         console = Console(highlight=False)
         with console.capture() as capture:
-            report.render(result, console)
+            report.render(result, console, lang)
         emit(capture.get())
     else:
-        emit(report.text(result))
+        emit(report.text(result, lang=lang))
 
 
 def deliver(
@@ -96,9 +98,10 @@ def deliver(
     output: str | None,
     *,
     as_json: bool,
-    write: Callable[[Result, str], None] = report.write,
+    write: Callable[[Result, str], None] | None = None,
     brief: Callable[[Result], Result] | None = None,
     more: str = "",
+    tr: Language | None = None,
 ) -> None:
     """Hand over the outcome of a verb: the file if one is named, JSON if asked for, else the terminal report.
 
@@ -106,17 +109,22 @@ def deliver(
         result: The outcome.
         output: The file; its ending says the form.
         as_json: Whether JSON goes to standard output.
-        write: Writes the file.
+        write: Writes the file; `report.write` if `None`.
         brief: What of it the terminal shows; all of it if `None`.
         more: Ends the line that says where it is.
+        tr: Language of page and text; English if `None`.
     """
+    tr = tr or language("en")
     if output is not None:
-        write(result, output)
-        say(f"{report.headline(result)}; written to {output}{more}")
+        if write:
+            write(result, output)
+        else:
+            report.write(result, output, tr.code)
+        say(f"{report.headline(result, tr)}; written to {output}{more}")
     if as_json:
         emit(result.to_json())
     elif output is None:
-        show(brief(result) if brief else result)
+        show(brief(result) if brief else result, tr.code)
 
 
 def leave(result: Result) -> NoReturn:

@@ -18,6 +18,8 @@ from residyn.results import Figure, Finding, Section, Series, Table
 
 LINES = "Lines"
 _AXES = "xyz"
+_NOTHING = 1e-9
+"""A sum of strengths that is rounding."""
 
 Progress = Callable[[float, str], None]
 
@@ -78,6 +80,8 @@ def assess(
     say = progress or (lambda share, text: None)
     say(0.0, "ground state")
     molecule = Molecule.from_xyz(path, wish.basis, wish.xc, wish.charge, wish.spin)
+    # before the runs: a ground state that is no minimum is not worth them
+    response = excitations(molecule) if pairs(molecule) <= LIMIT and wish.fock == "linear" else None
     file = None if folder is None else Path(folder, f"{Path(path).stem}.safetensors")
     if file is not None and not resume:
         file.unlink(missing_ok=True)
@@ -91,7 +95,6 @@ def assess(
         progress=lambda share, text: say(share, f"kicks along x, y and z: {text}"),
     )
     spectrum = absorption(runs)
-    response = excitations(molecule) if pairs(molecule) <= LIMIT and wish.fock == "linear" else None
     say(1.0, "done")
     return section(path, molecule, runs, spectrum, response, wish)
 
@@ -182,6 +185,9 @@ def _against(rows: list[list[float | str | None]]) -> list[Finding]:
 
 def _sum(spectrum: Spectrum, response: Excitations | None) -> Finding:
     total = spectrum.integral()
+    if spectrum.f_sum < _NOTHING:
+        why = "No pair of orbitals of this basis has a transition dipole; take a basis with more functions."
+        return Finding("spectrum.sum", "Integral of the spectrum: nothing absorbs", "warn", total, spectrum.f_sum, why=why)
     return Finding(
         "spectrum.sum",
         "Integral of the spectrum up to π/dt",

@@ -98,13 +98,26 @@ def _check(mf: Any) -> None:
 
 
 def local_only(mf: Any) -> None:
-    """Refuse a functional with non-local correlation.
+    """Refuse functionals that a grid of densities, gradients and τ does not give whole.
 
     Raises:
-        InputError: If it has some.
+        InputError: If it has non-local correlation, a dispersion term, or takes the Laplacian of the density.
     """
-    if hasattr(mf, "xc") and mf.do_nlc():
+    if not hasattr(mf, "xc"):
+        return
+    dispersion, dft = require("pyscf.scf.dispersion", "chem"), require("pyscf.dft", "chem")
+    try:
+        term = dispersion.parse_dft(mf.xc)[2] or getattr(mf, "disp", None)
+    except NotImplementedError:
+        raise InputError(
+            f"`xc` must be a functional that PySCF has whole, got {mf.xc!r}; take one without dispersion"
+        ) from None
+    if term:
+        raise InputError(f"`xc` must be without a dispersion term, got {mf.xc!r}; such a term moves no electrons: leave it out")
+    if mf.do_nlc():
         raise InputError(f"`xc` must be without non-local correlation, got {mf.xc!r}; take a functional without VV10")
+    if dft.libxc.needs_laplacian(mf.xc):
+        raise InputError(f"`xc` must not take the Laplacian of the density, got {mf.xc!r}; take another meta-GGA, e.g. tpss")
 
 
 def _shares(mf: Any) -> tuple[float, float, float]:

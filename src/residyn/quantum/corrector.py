@@ -1,12 +1,13 @@
 """A learned residual in the generator: at a coarse step as accurate as at a finer one, and unitary whatever was learned.
 
 x⁺ = exp(-i·dt·F₀)·exp(-i·(Ω + W·φ))·x in the orbitals of the ground state: Ω from Fock matrices of the past in the interaction
-picture, φ the density matrix's change and the field at hand, W what `train_corrector` fits. One Fock build a step.
+picture, φ differences in time of the density matrix and the field, W what `train_corrector` fits. One Fock build a step.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,6 +23,10 @@ from residyn.schemes.magnus import Propagator
 
 KEPT = 3
 """Fock matrices of the past."""
+_DIFFERENCE = torch.tensor([(-1.0) ** j * math.comb(KEPT - 1, j) for j in range(KEPT)], dtype=torch.float64)
+"""The highest difference in time that the past allows."""
+_SWIFT = 3.0
+"""Gaps times dt above which the residual sees a matrix element itself, and not its difference in time."""
 _FIELDS = 4
 """Gauss points in a step at which the field is looked at."""
 _FAST = 0.4
@@ -35,6 +40,8 @@ class _Past(NamedTuple):
     """δF between the ground state's orbitals at the last starts, `(k, …, s, n, n)`."""
     fields: Tensor
     """E in the last steps, `(KEPT - 1, points, 3)`."""
+    density: Tensor
+    """What `pack` takes of the density matrices before this step's, `(k - 1, …, targets)`."""
 
 
 class Corrector(Propagator):
@@ -74,6 +81,7 @@ class Corrector(Propagator):
         self.pushes = dt * _turned(self.points, gaps).unsqueeze(2) * position.movedim(1, 0)
         where = [self._place(s, m) for s, m in enumerate(molecule.occupied)]
         self.rows, self.columns = torch.cat([w[0] for w in where]), torch.cat([w[1] for w in where])
+        self.swift = (gaps.flatten()[self.rows].abs() > _SWIFT).repeat(2)
 
     def _place(self, s: int, m: int) -> tuple[Tensor, Tensor]:
         """Where the elements between occupied and empty orbitals lie, in flat `(s, n, n)`: below and above the diagonal."""
@@ -99,7 +107,8 @@ class Corrector(Propagator):
         past = state if isinstance(state, _Past) else self.begin(field, t0, x)
         E = self.fields(field, float(t0))
         y = self.back @ x
-        phi = None if self.weights is None else self.seen(y, E, past.fields)
+        rho = torch.cat([self.pack(y @ y.mH - self.rest)[None], past.density])
+        phi = None if self.weights is None else self.seen(rho, E, past.fields)
         k = len(past.change)
         guess = self._move(self.plain(self.first[k - 1], past.change, E), phi, 2 * k - 2, y)
         field.matrix(t1, self.C @ (self.turn * guess))
@@ -107,12 +116,13 @@ class Corrector(Propagator):
         y1 = self._move(self.plain(self.second[k - 1], known, E), phi, 2 * k - 1, y)
         x1 = self.C @ (self.turn * y1)
         fields = torch.cat([E[None], past.fields])[: KEPT - 1]
-        return Step(x1, None, lambda theta: torch.lerp(x, x1, theta), _Past(known[:KEPT], fields))
+        return Step(x1, None, lambda theta: torch.lerp(x, x1, theta), _Past(known[:KEPT], fields, rho[: KEPT - 1]))
 
     def begin(self, field: KohnSham, t: Time, x: Tensor) -> _Past:
         """The past of a first step: the Fock matrix there, and no field before."""
         field.matrix(t, x)
-        return _Past(self.change(field)[None], torch.zeros(KEPT - 1, _FIELDS, 3, dtype=torch.float64))
+        fields = torch.zeros(KEPT - 1, _FIELDS, 3, dtype=torch.float64)
+        return _Past(self.change(field)[None], fields, torch.zeros(0, *x.shape[:-3], self.targets, dtype=torch.float64))
 
     def change(self, field: KohnSham) -> Tensor:
         """δF between the ground state's orbitals, of the Fock matrix that was built last."""
@@ -138,11 +148,22 @@ class Corrector(Propagator):
             a, b = a + push[0], b + push[1]
         return a - 1j * (b @ a - a @ b)
 
-    def seen(self, y: Tensor, E: Tensor, before: Tensor) -> Tensor:
-        """φ, `(…, features)`, of orbitals in those of the ground state."""
-        rho = self.pack(y @ y.mH - self.rest)
+    def seen(self, rho: Tensor, E: Tensor, before: Tensor) -> Tensor:
+        """φ, `(…, features)`: the density matrix's change, once there is a whole past its difference in time, and fields.
+
+        A slow motion, of whatever strength, has next to no such difference: it is left to the extrapolation, which follows
+        it. Elements so fast that a step may be a whole turn of them are taken as they are.
+
+        Args:
+            rho: The changes, newest first, `(k, …, targets)`.
+            E: The field at the points of the step.
+            before: That of the steps before.
+        """
+        now = rho[0]
+        if len(rho) == KEPT:
+            now = torch.where(self.swift, now, torch.tensordot(_DIFFERENCE, rho, 1))
         fields = torch.cat([E[None], before]).flatten()
-        return torch.cat([rho, fields.expand(*rho.shape[:-1], -1)], -1)
+        return torch.cat([now, fields.expand(*now.shape[:-1], -1)], -1)
 
     def residual(self, phi: Tensor, which: int) -> Tensor:
         """W·φ as a Hermitian matrix, `(…, s, n, n)`."""
@@ -173,12 +194,14 @@ class Corrector(Propagator):
         return moved
 
     def memory(self, state: Any) -> tuple[Tensor, ...]:
-        """The changes of the Fock matrix at the last starts, and the fields since."""
-        return (state.change, state.fields.to(torch.complex128)) if isinstance(state, _Past) else ()
+        """The changes of the Fock matrix at the last starts, the fields since, and the density matrices before."""
+        if not isinstance(state, _Past):
+            return ()
+        return (state.change, state.fields.to(torch.complex128), state.density.to(torch.complex128))
 
     def recall(self, memory: tuple[Tensor, ...], h: Time) -> Any:
         """The same."""
-        return _Past(memory[0], memory[1].real.contiguous())
+        return _Past(memory[0], memory[1].real.contiguous(), memory[2].real.contiguous())
 
     def __repr__(self) -> str:
         digest = (
@@ -189,7 +212,9 @@ class Corrector(Propagator):
 
 
 def turn(omega: Tensor, y: Tensor) -> Tensor:
-    """exp(-i·Ω)·y through the eigenvalues of the Hermitian part of Ω."""
+    """exp(-i·Ω)·y through the eigenvalues of the Hermitian part of Ω; not a number where Ω is none."""
+    if not bool(omega.isfinite().all()):
+        return torch.full_like(y, math.nan)
     angles, vectors = torch.linalg.eigh(0.5 * (omega + omega.mH))
     return vectors @ (torch.exp(-1j * angles).unsqueeze(-1) * (vectors.mT.conj_physical() @ y))
 

@@ -24,6 +24,8 @@ from residyn.schemes.base import Scheme
 
 RIDGES = (1e-7, 1e-5, 1e-3)
 """What `ridge` is chosen from, on the validation runs."""
+_LEAST = 1e-9
+"""Features of a run below this are not scaled up: a kick along which nothing can move leaves rounding, some 1e-16."""
 _VALIDATION = (-2e-3, 4e-3, 3e-3)
 _HELD_OUT = {
     "a kick of another direction": (3e-3, -2e-3, 4e-3),
@@ -134,8 +136,9 @@ def train_corrector(
         if not fits:
             raise InputError("`kicks` and `pulses` must hold at least one run to learn from, got none; leave them out")
         ridges = RIDGES if ridge is None else (ridge,)
-        seen, wanted = (torch.cat(parts) for parts in zip(*fits, strict=True))
-        schemes = [Corrector(molecule, dt, W) for W in _ridge(seen, wanted, ridges)]
+        short, wanted, whole, rest = (torch.cat(parts) for parts in zip(*fits, strict=True))
+        pairs = zip(_ridge(short, wanted, ridges), _ridge(whole, rest, ridges), strict=True)
+        schemes = [Corrector(molecule, dt, torch.cat(pair, 1)) for pair in pairs]
         best, spent = _chosen(bare, schemes, duration, steps, substeps) if len(schemes) > 1 else (0, 0)
         twin = Corrector(molecule, dt, schemes[best].weights, in_state=True)
         held = _judge(molecule, schemes[best], twin, round(test_factor * steps), substeps)
@@ -185,24 +188,35 @@ def _fine(bare: Corrector, kick: Tensor | None, pulse: Pulse | None, steps: int,
     return _Fine(torch.stack(states), torch.stack(changes), torch.stack(dipoles), lanes * (field.builds + steps))
 
 
-def _samples(bare: Corrector, run: _Fine, pulse: Pulse | None) -> tuple[Tensor, Tensor]:
-    """Features and wanted residuals at every coarse step with a whole past, scaled to unit size a run."""
+def _samples(bare: Corrector, run: _Fine, pulse: Pulse | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Features and wanted residuals with a short past, and with a whole one, at every coarse step that has one.
+
+    Each is scaled to unit size a run.
+    """
     field = KohnSham(bare.molecule, pulse=pulse)
     steps = len(run.states) - 1
     E = torch.stack([bare.fields(field, n * bare.dt) for n in range(steps)])
-    rows, wanted = [], []
+    rho = bare.pack(run.states @ run.states.mH - bare.rest)
+    short, whole, wanted, wanted_whole = [], [], [], []
     for n in range(KEPT - 1, steps):
         y, end = run.states[n], run.states[n + 1] / bare.turn
-        rows.append(bare.seen(y, E[n], E[n - KEPT + 1 : n].flip(0)))
+        before = E[n - KEPT + 1 : n].flip(0)
+        short.append(bare.seen(rho[n][None], E[n], before))
+        whole.append(bare.seen(rho[n - KEPT + 1 : n + 1].flip(0), E[n], before))
         targets = []
         for k in range(1, KEPT + 1):
             past = run.changes[n - k + 1 : n + 1].flip(0)
             known = torch.cat([run.changes[n + 1][None], past])
             for shares, changes in ((bare.first, past), (bare.second, known)):
                 targets.append(bare.pack(_rotation(turn(bare.plain(shares[k - 1], changes, E[n]), y), end)))
-        wanted.append(torch.cat(targets, -1))
-    phi, target = torch.stack(rows), torch.stack(wanted)  # (N, [runs,] features)
-    scale = phi.square().sum(-1).mean(0).sqrt().clamp_min(1e-300).unsqueeze(-1)
+        wanted.append(torch.cat(targets[:-2], -1))
+        wanted_whole.append(torch.cat(targets[-2:], -1))
+    return (*_scaled(torch.stack(short), torch.stack(wanted)), *_scaled(torch.stack(whole), torch.stack(wanted_whole)))
+
+
+def _scaled(phi: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """`(N, [runs,] …)` over the features' root mean square in each run, flat; what is rounding alone stays small."""
+    scale = phi.square().sum(-1).mean(0).sqrt().clamp_min(_LEAST).unsqueeze(-1)
     return (phi / scale).flatten(0, -2), (target / scale).flatten(0, -2)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from residyn.analysis import max_stable_step
 from residyn.branch import Spectral
 from residyn.errors import InputError
+from residyn.quantum.corrector import Corrector
 from residyn.quantum.hamiltonian import KohnSham
 from residyn.quantum.molecule import Molecule
 from residyn.quantum.response import LIMIT, matrices, pairs
@@ -71,7 +72,7 @@ def stability(molecule: Molecule, scheme: Scheme, dt: float) -> Stability:
         The growth, the limits, and a line of advice.
 
     Raises:
-        InputError: If `dt` is not positive, or the molecule too large for dense linear response.
+        InputError: If `dt` is not positive, the molecule too large for dense linear response, or the scheme a `Corrector`.
 
     >>> from residyn.schemes import Euler
     >>> stability(Molecule.fixture("h2"), Euler(), 0.1).stable
@@ -79,6 +80,8 @@ def stability(molecule: Molecule, scheme: Scheme, dt: float) -> Stability:
     """
     if not (isinstance(dt, (int, float)) and 0 < dt < math.inf):
         raise InputError(f"`dt` must be a number > 0 in atomic units of time, got {dt!r}")
+    if isinstance(scheme, Corrector):
+        raise InputError(f"`scheme` must remember states or matrices -i·H alone, got {scheme!r}; judge it by runs")
     if pairs(molecule) > LIMIT:
         raise InputError(f"`molecule` must have at most {LIMIT} pairs of orbitals, got {pairs(molecule)}")
     with threads_for(molecule.n), torch.no_grad():

@@ -6,16 +6,15 @@ Matplotlib draws in sentinel colours that are then replaced by CSS variables, so
 from __future__ import annotations
 
 import io
-import textwrap
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from residyn.errors import require
-from residyn.report import heat
+from residyn.report import heat, wide
 from residyn.report.svg import COLOURS, INK, MUTED, PAPER, RULE, inline
 from residyn.report.words import clean, number, plural, power_text
 from residyn.results import Figure, Series
@@ -102,21 +101,30 @@ def draw(figure: Figure, uid: str, *, small: bool = False) -> Drawing:
     style = require("matplotlib.style", "report")
     canvas_of = require("matplotlib.figure", "report").Figure
     curves = [_curve(series, figure) for series in figure.series]
+    stand_in = wide.StandIn([figure.xlabel, figure.ylabel, *(series.label for series in figure.series)])
+    shown = replace(
+        figure,
+        xlabel=stand_in.of(_wrapped(figure.xlabel, 90)),
+        ylabel=stand_in.of(_wrapped(figure.ylabel, 45)),
+        series=[replace(one, label=stand_in.of(_wrapped(one.label, 80))) for one in figure.series],
+    )
     with style.context(["default", _RC]):
         canvas = canvas_of(figsize=(5.0, 5.0) if figure.equal else (6.6, 3.7), layout="constrained")
         axes = canvas.subplots()
         if figure.series and all(one.mark == "heat" for one in figure.series):
             canvas.set_size_inches(6.6, 0.9 + 0.36 * len(figure.series))
-            heat.draw(axes, figure)
+            heat.draw(axes, shown)
         else:
             _scale(axes, figure, curves)
             handles = _draw_all(axes, figure.series, curves)
             if small:
                 canvas.set_size_inches(2.3, 2.3)
-            _finish(canvas, axes, figure, [] if small else handles, small=small)
+            _finish(canvas, axes, shown, [] if small else handles, small=small)
         page = io.StringIO()
         canvas.savefig(page, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-    return Drawing(inline(page.getvalue(), uid, clean(figure.title), _describe(figure)), _note(figure.series, curves))
+    return Drawing(
+        inline(stand_in.back(page.getvalue()), uid, clean(figure.title), _describe(figure)), _note(figure.series, curves)
+    )
 
 
 def _curve(series: Series, figure: Figure) -> _Curve:
@@ -258,8 +266,8 @@ _MARKS: dict[str, Callable[[Axes, _Curve, int, int, str], Any]] = {
 
 def _finish(canvas: Any, axes: Axes, figure: Figure, handles: list[Any], *, small: bool = False) -> None:
     """Labels, legend, and a word where there is nothing to see."""
-    axes.set_xlabel(_wrapped(figure.xlabel, 90))
-    axes.set_ylabel(_wrapped(figure.ylabel, 45))
+    axes.set_xlabel(figure.xlabel)
+    axes.set_ylabel(figure.ylabel)
     if figure.equal:
         axes.set_aspect("equal", adjustable="datalim" if figure.xlim is None else "box")
     if figure.xlim:
@@ -271,13 +279,13 @@ def _finish(canvas: Any, axes: Axes, figure: Figure, handles: list[Any], *, smal
     if not handles:
         axes.text(0.5, 0.5, "nothing to draw", transform=axes.transAxes, ha="center", color=MUTED)
         return
-    labels = [_wrapped(series.label, 80) or "–" for series in figure.series]
+    labels = [series.label or "–" for series in figure.series]
     # Matplotlib hides labels that begin with an underscore; a zero-width space in front keeps them.
     labels = [f"\u200b{label}" if label.startswith("_") else label for label in labels]
-    columns = max(1, min(len(labels), 88 // (max(map(len, labels)) + 7)))  # 88 letters are about as wide as the figure
+    columns = max(1, min(len(labels), 88 // (max(map(wide.width, labels)) + 7)))  # 88 letters are about as wide as the figure
     canvas.legend(handles, labels, loc="outside upper left", ncols=columns, fontsize=9, handlelength=2.4)
 
 
 def _wrapped(text: str, width: int) -> str:
     """A label that stays within the figure."""
-    return "\n".join(textwrap.wrap(clean(text), width))
+    return "\n".join(wide.wrap(clean(text), width))

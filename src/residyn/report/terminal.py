@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from residyn.report.language import Language, language
 from residyn.report.words import ICONS, WORDS, clean, duration, number, plural, tally
 from residyn.results import Finding, Result, Section, Table
 
@@ -15,12 +17,13 @@ if TYPE_CHECKING:
 _STYLES = {"pass": "green", "warn": "yellow", "fail": "bold red", "info": "blue"}
 
 
-def text(result: Result, width: int = 100) -> str:
+def text(result: Result, width: int = 100, lang: str = "en") -> str:
     """A result as plain text.
 
     Args:
         result: What to render.
         width: Columns of a line.
+        lang: `"en"` or `"zh"`.
 
     Returns:
         The text, without colour codes.
@@ -31,15 +34,16 @@ def text(result: Result, width: int = 100) -> str:
     from rich.console import Console
 
     page = io.StringIO()
-    render(result, Console(file=page, width=width, color_system=None, force_terminal=False, highlight=False))
+    render(result, Console(file=page, width=width, color_system=None, force_terminal=False, highlight=False), lang)
     return "\n".join(line.rstrip() for line in page.getvalue().splitlines()) + "\n"
 
 
-def headline(result: Result) -> str:
+def headline(result: Result, tr: Callable[[str], str] = str) -> str:
     """The verdict of a result in one line.
 
     Args:
         result: What to judge.
+        tr: Translates a phrase.
 
     Returns:
         For example `"2 systems, 9 findings: 1 fail, 8 pass"`.
@@ -48,27 +52,31 @@ def headline(result: Result) -> str:
     '1 section, 1 finding: 1 pass'
     """
     broken = sum(bool(section.error) for section in result.sections)
-    counts = [f"{count} {WORDS[verdict]}" for verdict, count in tally(result).items() if count]
+    counts = [tr(f"{count} {WORDS[verdict]}") for verdict, count in tally(result).items() if count]
     noun = "system" if result.kind == "atlas" else "section"
-    what = f"{plural(len(result.sections), noun)}, {plural(len(result.findings), 'finding')}"
-    return f"{what}{': ' if counts else ''}{', '.join(counts)}{f'; {broken} broke off' if broken else ''}"
+    what = [tr(plural(len(result.sections), noun)), tr(plural(len(result.findings), "finding"))]
+    line = tr(": ").join([tr(", ").join(what), tr(", ").join(counts)]) if counts else tr(", ").join(what)
+    return f"{line}{tr('; ')}{tr(f'{broken} broke off')}" if broken else line
 
 
-def render(result: Result, console: Console) -> None:
+def render(result: Result, console: Console, lang: str = "en") -> None:
     """Print a result.
 
     Args:
         result: What to render.
         console: Where to; its width and colours are used.
+        lang: `"en"` or `"zh"`.
     """
     from rich.text import Text
 
+    tr = language(lang)
+    result = tr.result(result)
     console.print(Text(clean(result.title), style="bold"))
-    console.print(_chip(result.verdict, headline(result)))
+    console.print(_chip(result.verdict, headline(result, tr)))
     if not result.complete:
-        console.print(Text(f"Incomplete. {clean(result.note)}", style="yellow"))
+        console.print(Text(f"{tr('Incomplete.')} {clean(result.note)}", style="yellow"))
     for section in [*([result.overview] if result.overview else []), *result.sections]:
-        _section(section, console)
+        _section(section, console, tr)
     console.print()
     for line in _footer(result):
         console.print(Text(clean(line), style="dim"))
@@ -81,7 +89,7 @@ def _chip(verdict: str, words: str = "") -> Text:
     return Text(f"{ICONS[verdict]} {words or WORDS[verdict]}", style=_STYLES[verdict])
 
 
-def _section(section: Section, console: Console) -> None:
+def _section(section: Section, console: Console, tr: Language) -> None:
     from rich.rule import Rule
     from rich.text import Text
 
@@ -92,34 +100,34 @@ def _section(section: Section, console: Console) -> None:
     if section.summary:
         console.print(Text(clean(section.summary)))
     if section.error:
-        console.print(Text(f"✕ broke off: {clean(section.error)}", style="bold red"))
+        console.print(Text(f"✕ {tr('broke off:')} {clean(section.error)}", style="bold red"))
     if section.findings:
-        _findings(section.findings, console)
+        _findings(section.findings, console, tr)
     for table in section.tables:
         _table(table, console)
-    facts = [f"data: {clean(section.data)}"] if section.data else []
+    facts = [f"{tr('data:')} {clean(section.data)}"] if section.data else []
     if section.figures:
-        facts.append(f"{plural(len(section.figures), 'figure')} in the .html report")
+        facts.append(tr(f"{plural(len(section.figures), 'figure')} in the .html report"))
     console.print(Text("; ".join([*facts, duration(section.seconds)]), style="dim"))
 
 
-def _findings(findings: list[Finding], console: Console) -> None:
+def _findings(findings: list[Finding], console: Console, tr: Language) -> None:
     from rich import box
     from rich.table import Table as RichTable
     from rich.text import Text
 
     grid = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim")
-    grid.add_column("verdict", no_wrap=True)
-    grid.add_column("finding", ratio=1)
-    grid.add_column("measured", justify="right")
-    grid.add_column("theory", justify="right")
+    grid.add_column(tr("verdict"), no_wrap=True)
+    grid.add_column(tr("finding"), ratio=1)
+    grid.add_column(tr("measured"), justify="right")
+    grid.add_column(tr("theory"), justify="right")
     for finding in findings:
         words = Text(clean(finding.title))
         if finding.verdict in ("warn", "fail"):
             for label, note in (("why", finding.why), ("fix", finding.fix)):
-                words.append(f"\n{label}: {clean(note)}" if note else "", style="dim")
+                words.append(f"\n{tr(label)}: {clean(note)}" if note else "", style="dim")
         measured, theory = (_value(value, finding.unit) for value in (finding.value, finding.theory))
-        grid.add_row(_chip(finding.verdict), words, measured, theory)
+        grid.add_row(_chip(finding.verdict, tr(WORDS[finding.verdict])), words, measured, theory)
     console.print(grid)
 
 

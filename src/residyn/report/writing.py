@@ -15,24 +15,26 @@ from residyn.results import Result
 ENDINGS = (".html", ".json", ".csv", ".txt")
 
 
-def html(result: Result) -> str:
+def html(result: Result, lang: str = "en") -> str:
     """A result as one self-contained HTML page.
 
     Args:
         result: What to render.
+        lang: `"en"` or `"zh"`.
 
     Returns:
         The page.
 
     Raises:
+        InputError: If there is no such language.
         MissingExtraError: If jinja2, or matplotlib for a result with figures, is not installed.
     """
     from residyn.report import page
 
-    return page.build(result)
+    return page.build(result, lang)
 
 
-def write(result: Result, path: str | os.PathLike[str]) -> None:
+def write(result: Result, path: str | os.PathLike[str], lang: str = "en") -> None:
     """Write a result to a file whose ending says in which form: `.html`, `.json`, `.csv` (its findings) or `.txt`.
 
     The file is written beside its place and then moved there, so that a reader never sees half of it.
@@ -40,15 +42,21 @@ def write(result: Result, path: str | os.PathLike[str]) -> None:
     Args:
         result: What to write.
         path: The file.
+        lang: Language of a page or text; JSON and CSV are the result itself, which is English.
 
     Raises:
-        InputError: If the ending is unknown or the folder is not there or not writable.
+        InputError: If there is no such language, the ending is unknown or the folder is not there or not writable.
         MissingExtraError: If the page needs a package that is not installed.
         ResidynError: If the disk refuses it.
     """
     check(path)
-    form = {".html": html, ".json": Result.to_json, ".csv": _csv, ".txt": terminal.text}
-    content = form[Path(path).suffix.lower()](result)
+    ending = Path(path).suffix.lower()
+    if ending == ".html":
+        content = html(result, lang)
+    elif ending == ".txt":
+        content = terminal.text(result, lang=lang)
+    else:
+        content = result.to_json() if ending == ".json" else _csv(result)
     put(path, content if content.endswith("\n") else content + "\n")
 
 

@@ -7,15 +7,15 @@
     const box = document.createElement("div");
     box.className = "filter";
     box.setAttribute("role", "group");
-    box.setAttribute("aria-label", "Show findings");
+    const words = document.querySelector(".masthead").dataset;
+    box.setAttribute("aria-label", words.group);
     const label = document.createElement("span");
-    label.textContent = "Show";
+    label.textContent = words.show;
     box.append(label);
-    const names = { all: "all findings", fail: "✕ fail", warn: "▲ warning", pass: "✓ pass", info: "● info" };
     const buttons = ["all", ...kinds].map((kind) => {
       const button = document.createElement("button");
       button.type = "button";
-      button.textContent = names[kind];
+      button.textContent = words[kind];
       button.dataset.kind = kind;
       button.setAttribute("aria-pressed", String(kind === "all"));
       button.addEventListener("click", () => {
