@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from torch import Tensor
 
 from residyn.atlas.domain import FAST, FULL, Plan, small
-from residyn.transfer import Recipe, adapt, judge, recolour
+from residyn.transfer import adapt, judge, recolour
 from residyn.transfer.adapting import logits
 from residyn.transfer.networks import trained
 
@@ -51,7 +51,7 @@ def rows(quick: bool = False) -> list[Share]:
     Args:
         quick: One seed, fewer digits and steps.
     """
-    plan = FAST if quick else replace(FULL, recipes=(Recipe(), Recipe(information=0.3), Recipe("coral")))
+    plan = FAST if quick else FULL
     made = []
     for seed in range(1 if quick else 3):
         first, second = small(plan, seed)
