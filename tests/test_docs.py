@@ -83,6 +83,8 @@ held_out = images[:50], labels[:50]
     "transfer": NETWORK + """
 from torch.utils.data import TensorDataset
 x2, y2, x2_test, y2_test = x + 1, y, x_test + 1, y_test
+x_source, y_source, x_target, x_new = x, y, x + 1, x_test + 1
+model = ResNet(nn.Linear(8, 64), [MLP(64, 64, 64) for _ in range(3)], nn.Linear(64, 3))
 """,
 }  # fmt: skip
 
