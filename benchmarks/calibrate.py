@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from unittest import mock
 
 import numpy as np
 import torch
@@ -50,13 +51,29 @@ def _errors(z: torch.Tensor, y: torch.Tensor, repeat: int) -> Iterator[Row]:
             "ece at confidence 1, 21 of 40 right", found, float(peer.measure(sure[:, 1], labels)), "", None, "truth 0.475"
         )
     with contextlib.suppress(ImportError):
-        from torchmetrics.functional.classification import multiclass_calibration_error as metric
-
+        metric = _torchmetrics()
         gap = abs(ece(p, y) - float(metric(p, y, 100, 15)))
         ours, theirs, spread = in_turn(lambda: ece(z, y), lambda: metric(z, y, 100, 15), repeat)
         yield Row("ece, logits: torchmetrics", ours, theirs, "s", 3.0, f"{spread}; values differ by {gap:.1e}")
         ours, theirs, spread = in_turn(lambda: ece(p, y), lambda: metric(p, y, 100, 15), repeat)
         yield Row("ece, probabilities: torchmetrics", ours, theirs, "s", 3.0, spread)
+
+
+def _torchmetrics() -> Callable[..., torch.Tensor]:
+    """Its calibration error. It imports torchvision, which breaks beside another torch and is not needed here: hidden."""
+    from lightning_utilities.core.imports import RequirementCache
+
+    check = RequirementCache._check_available
+
+    def hidden(self: RequirementCache) -> None:
+        if self.requirement == "torchvision":
+            self.available, self.message = False, "hidden"
+        else:
+            check(self)
+
+    with mock.patch.object(RequirementCache, "_check_available", hidden):
+        from torchmetrics.functional.classification import multiclass_calibration_error
+    return multiclass_calibration_error
 
 
 def _fits(z: torch.Tensor, y: torch.Tensor, repeat: int) -> Iterator[Row]:

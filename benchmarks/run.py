@@ -25,7 +25,7 @@ from pathlib import Path
 MODULES = (
     "solvers",
     "compiled", "memory", "imports", "spectral_norm", "equilibrium",
-    "stiff", "calibrate", "audit", "protein", "graph", "bounds",
+    "stiff", "calibrate", "adapt", "audit", "protein", "graph", "bounds",
     "robust", "transfer", "unet", "inverse", "depth", "quantum",
 )  # fmt: skip
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"

@@ -15,6 +15,7 @@ import contextlib
 import copy
 import dataclasses
 import io
+import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -175,6 +176,7 @@ def cost() -> list[Row]:
 def rows(quick: bool) -> list[Row]:
     """The table."""
     torch.set_num_threads(1)
+    sys.modules.setdefault("torchvision", None)  # type: ignore[arg-type]  # a build that does not fit torch breaks PEFT's import
     try:
         with contextlib.redirect_stderr(io.StringIO()):
             import peft  # noqa: F401

@@ -23,6 +23,7 @@ EXPECTED = {
     "wiener": {"wiener.strength", "wiener.error", "wiener.frequency", "wiener.blind", "wiener.blind.denoise"},
     "ode": {"ode.order.known.rk4", "ode.order.trained.euler", "ode.leading", "ode.continuous", "ode.work.dopri5"},
     "tddft": {"tddft.block", "tddft.euler", "tddft.leapfrog", "tddft.unitary", "tddft.lines", "tddft.sum"},
+    "domain": {"domain.mnist-digits.gain", "domain.digits-mnist.gain", "domain.digits-mnist.gap", "domain.mnist-digits.labels"},
     "calibrate": {"calibrate.ece", "calibrate.lambda", "calibrate.stationary", "calibrate.accuracy"},
     "robust": {"robust.block", "robust.network", "robust.radius.below", "robust.radius.product", "robust.trade.accuracy"},
     "continual": {"continual.identity", "continual.forgetting", "continual.added", "continual.bound", "continual.safe"},

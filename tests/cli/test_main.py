@@ -61,6 +61,7 @@ def test_help_ends_with_two_examples(args, capsys):
 
 
 VERBS = [
+    "adapt",
     "atlas",
     "audit",
     "calibrate",

@@ -198,7 +198,7 @@ NET = nn.Linear(3, 2)
         (lambda: adapt(NET, (X, Y), T, recipes=[]), r"`recipes` must be one or more Recipe, got \[\]"),
         (lambda: adapt(NET, (X, Y), T, at=("middle",)), r'`at` must hold "input", "features" or both'),
         (lambda: adapt(NET, (X, Y), T, steps=0), r"`steps` must be a whole number >= 1, got 0"),
-        (lambda: adapt(NET, (X, Y), T, rate=2.0), r"`rate` must be a learning rate in \(0, 1\), got 2.0; 2e-3 is usual"),
+        (lambda: adapt(NET, (X, Y), T, rate=2.0), r"`rate` must be a learning rate in \(0, 1\), got 2.0; 3e-3 is usual"),
         (lambda: Recipe("nothing"), r'`align` must be "mmd" or "coral" or "both" or "none", got \'nothing\''),
         (lambda: Recipe(weight=-1), r"`weight` must be a finite weight >= 0, got -1; 0 leaves it out"),
         (lambda: Recipe(kernel="rbf"), r"`kernel` must be a kernel such as Gaussian\(\), got 'rbf'"),

@@ -87,8 +87,11 @@ def test_covariance_map_agrees_with_skada():
     x, domain = torch.cat([b, a]).numpy(), np.array([1] * 300 + [-2] * 200)
     fitted = mapping(reg=1e-12).fit(x, np.zeros(500), sample_domain=domain)
     theirs = np.asarray(fitted.transform(x, sample_domain=domain, allow_source=True))[:300]
-    ours = recolour(b, a, ridge=0.0)(b) - a.mean(0) + b.mean(0) @ recolour(b, a, ridge=0.0).matrix
-    assert np.allclose(theirs, ours.numpy(), atol=1e-6)  # it leaves the mean's image where it is; its ridge is 1e-12
+    ours = recolour(b, a, ridge=0.0)(b).numpy()
+    # its covariances are divided by n and m, ours by n - 1 and m - 1; it leaves the means where its matrix takes them, so both
+    # are centred; its ridge is 1e-12
+    factor = np.sqrt(300 / 299 * 199 / 200)
+    assert np.allclose(theirs - theirs.mean(0), factor * (ours - ours.mean(0)), atol=1e-6)
 
 
 @pytest.mark.parametrize(

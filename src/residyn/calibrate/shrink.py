@@ -187,8 +187,12 @@ def _derivatives(z: Tensor, right: float, scale: float) -> tuple[float, float]:
 def _root(z: Tensor, right: float, start: float | None) -> tuple[float, int]:
     """The s > 0 with g(s) = 0, and the steps it took: far from it in single precision, at a quarter of the cost."""
     # From s = 0, where p is uniform, Newton's step needs no exponential, and scales with the logits as s does.
-    first = (right - float(z.mean())) / float(z.var(1, correction=0).mean())
-    rough, steps = _newton(z.float(), right, first if start is None else start, first, 1e-3)
+    single = z.float()
+    slope = float(torch.linalg.vector_norm(single, dim=1).double().square().mean()) / z.shape[1] - float(
+        single.mean(1).double().square().mean()
+    )
+    first = (right - float(single.mean())) / max(slope, torch.finfo(torch.float64).tiny)
+    rough, steps = _newton(single, right, first if start is None else start, first, 1e-4)
     s, more = _newton(z, right, rough, first, 1e-6)
     return s, steps + more
 

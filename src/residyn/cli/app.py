@@ -8,6 +8,7 @@ import typer
 
 from residyn import __version__
 from residyn.cli import (
+    adapt,
     atlas,
     audit,
     bench,
@@ -54,6 +55,13 @@ def _root(
         emit(context.get_help())
 
 
+app.command(
+    "adapt",
+    epilog=examples(
+        "residyn adapt clinic_a.csv clinic_b.csv -o report.html --predictions classes.csv",
+        "residyn adapt photos/ sketches/ --model mynets:resnet --weights resnet.safetensors --branch sketches.safetensors",
+    ),
+)(adapt.adapt)
 app.command("atlas", epilog=examples("residyn atlas -o atlas.html", "residyn atlas wiener ode --fast --seed 3"))(atlas.atlas)
 app.command(
     "audit",

@@ -19,7 +19,7 @@ from residyn.transfer.sealed import Sealed
 
 Watch = Callable[[float, str], None]
 _ROWS = 1024
-_MEASURED = 1500
+_MEASURED = 800
 """Samples of each domain that a gap is measured on: all pairs are compared."""
 _SHORT = 0.05
 """What a branch costs in the score, in nats for a mean square as large as the target's variance: of equal ones the shortest."""
@@ -45,7 +45,7 @@ class Settings:
     width: int = 128
     steps: int = 300
     batch: int = 128
-    rate: float = 2e-3
+    rate: float = 3e-3
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -56,7 +56,7 @@ class Settings:
             if type(value) is not int or value < least:
                 raise InputError(f"`{name}` must be a whole number >= {least}, got {value!r}")
         if not 0 < self.rate < 1:
-            raise InputError(f"`rate` must be a learning rate in (0, 1), got {self.rate}; 2e-3 is usual")
+            raise InputError(f"`rate` must be a learning rate in (0, 1), got {self.rate}; 3e-3 is usual")
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def adapt(
     width: int = 128,
     steps: int = 300,
     batch: int = 128,
-    rate: float = 2e-3,
+    rate: float = 3e-3,
     seed: int = 0,
     watch: Watch | None = None,
 ) -> Adaptation:

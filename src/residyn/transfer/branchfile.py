@@ -15,14 +15,16 @@ from residyn.transfer.correction import Adapted, Correction
 from residyn.transfer.mapping import Affine
 
 SCHEMA = "residyn.transfer.adapted/1"
+_MODEL = "model."
 
 
-def save_adapted(adapted: Adapted, path: str | os.PathLike[str]) -> None:
-    """Write the corrections of an adapted model, not the model.
+def save_adapted(adapted: Adapted, path: str | os.PathLike[str], *, whole: bool = False) -> None:
+    """Write the corrections of an adapted model.
 
     Args:
         adapted: `Adaptation.model`.
         path: A file ending in `.safetensors`.
+        whole: Whether the frozen model's weights are written too.
 
     Raises:
         InputError: If the ending or the folder is wrong.
@@ -32,7 +34,10 @@ def save_adapted(adapted: Adapted, path: str | os.PathLike[str]) -> None:
     for place, made in adapted.corrections.items():
         assert isinstance(made, Correction)
         about["corrections"][place] = {"shape": list(made.shape), "width": made.width, "start": made.start is not None}
-    save_weights(path, adapted.corrections.state_dict(), about)
+    tensors = dict(adapted.corrections.state_dict())
+    if whole:
+        tensors |= {f"{_MODEL}{name}": value for name, value in adapted.model.state_dict().items()}
+    save_weights(path, tensors, about)
 
 
 def load_adapted(path: str | os.PathLike[str], model: nn.Module, sample: Tensor) -> Adapted:
@@ -40,7 +45,7 @@ def load_adapted(path: str | os.PathLike[str], model: nn.Module, sample: Tensor)
 
     Args:
         path: What `save_adapted` wrote.
-        model: The source model that they were made for; copied.
+        model: The source model that they were made for; copied. Where the file holds its weights, they are filled in.
         sample: Two inputs, `(2, …)`.
 
     Returns:
@@ -52,7 +57,14 @@ def load_adapted(path: str | os.PathLike[str], model: nn.Module, sample: Tensor)
     tensors, about = load_weights(path)
     if about.get("schema") != SCHEMA:
         raise InputError(f"{path}: must hold the corrections of an adapted model, got {about.get('schema')!r}; save it again")
+    held = {name.removeprefix(_MODEL): tensors.pop(name) for name in list(tensors) if name.startswith(_MODEL)}
     adapted = Adapted(model, sample)
+    if held:
+        try:
+            adapted.model.load_state_dict(held)
+        except RuntimeError as error:
+            first = (str(error).splitlines() or [""])[0]
+            raise InputError(f"{path}: must hold weights of this model, got: {first[:120]}; build it as it was built") from None
     found = fingerprint(adapted.model)
     if about.get("model") != found:
         raise InputError(

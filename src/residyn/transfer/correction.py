@@ -29,11 +29,15 @@ class Correction(nn.Module):
         width: Rows of D.
         start: M; none if not given.
         generator: Draws D.
+
+    Attributes:
+        strength: h of x + h·(x⁺ - x), 1 unless set: how far the step is taken.
     """
 
     def __init__(self, shape: tuple[int, ...], width: int, start: Affine | None, generator: torch.Generator) -> None:
         super().__init__()
         self.shape, self.width, self.start = shape, width, start
+        self.strength = 1.0
         size = math.prod(shape)
         self.dense = size <= DENSE
         self.pictures = not self.dense and len(shape) == 3
@@ -48,7 +52,8 @@ class Correction(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x⁺, of the shape of x."""
         u = x if self.start is None else self.start(x)
-        return u - self.taken(u)
+        moved = u - self.taken(u)
+        return moved if self.strength == 1.0 else x + self.strength * (moved - x)
 
     def taken(self, u: Tensor) -> Tensor:
         """-F(u)."""

@@ -67,7 +67,14 @@ class Recipe:
         return self.weight * total
 
 
-RECIPES = (Recipe("mmd"), Recipe("mmd", Laplace()), Recipe("mmd", start="standardise"), Recipe("coral"), Recipe("both"))
+RECIPES = (
+    Recipe(),
+    Recipe(information=0.3),
+    Recipe(kernel=Laplace()),
+    Recipe(start="standardise"),
+    Recipe("coral"),
+    Recipe("both"),
+)
 """What `adapt` tries."""
 
 
