@@ -90,7 +90,8 @@ def test_an_interruption_keeps_the_run_and_is_gone_on_from(molecule, tmp_path, c
         assert main([*words, "--checkpoint", str(folder)]) == 130
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert captured.err.splitlines()[-1] == "residyn: interrupted"
+    last = captured.err.splitlines()[-1]
+    assert last == f"residyn: interrupted; the runs are kept in {folder}; the same command goes on from there"
     assert [path.name for path in folder.iterdir()] == ["h2.safetensors"]
     assert main([*words, "--checkpoint", str(folder)]) == 0
     resumed = json.loads(capsys.readouterr().out)["sections"][0]

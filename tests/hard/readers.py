@@ -439,6 +439,47 @@ def _checkpoint_seed():
     return [path.read_bytes()]
 
 
+def _base():
+    """A model that adapters belong to."""
+    import torch
+
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 2))
+
+
+def _adapter(path):
+    from residyn.transfer import load_adapter
+
+    return load_adapter(_base(), path)
+
+
+def _adapter_seed():
+    import tempfile
+
+    from residyn.transfer import add_adapters
+
+    path = Path(tempfile.mkdtemp()) / "a.safetensors"
+    add_adapters(_base(), modules=["0", "2"], kind="low_rank", rank=2).save(path)
+    return [path.read_bytes()]
+
+
+def _lora(path):
+    """The settings of a PEFT folder, with whole weights beside them."""
+    import torch
+    from safetensors.torch import save_file
+
+    from residyn.transfer import load_peft
+
+    folder = Path(path).with_suffix("")
+    folder.mkdir(exist_ok=True)
+    (folder / "adapter_config.json").write_bytes(Path(path).read_bytes())
+    parts = {"0.lora_A.weight": torch.ones(2, 3), "0.lora_B.weight": torch.zeros(4, 2)}
+    save_file({f"base_model.model.{name}": tensor for name, tensor in parts.items()}, folder / "adapter_model.safetensors")
+    return load_peft(_base(), folder)
+
+
+_LORA = b'{"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["0"], "bias": "none", "lora_dropout": 0.0}'
+
 _IMAGES = "residyn.inverse.files:read"
 _PILLOW = ("PIL",)
 _WHOLE = ("PIL", "tifffile")
@@ -473,6 +514,8 @@ READERS = (
     Reader("propagation, safetensors", ".safetensors", _checkpointed, _checkpoint_seed, sealed_safetensors, shake=shake_safetensors),
     Reader("dynamics model, safetensors", ".safetensors", _dynamics, lambda: [_fitted()[0]], sealed_safetensors, shake=shake_safetensors),
     Reader("dynamics model, JSON", ".json", _dynamics_side, lambda: [_fitted()[1]], shake=shake_json),
+    Reader("adapter, safetensors", ".safetensors", _adapter, _adapter_seed, sealed_safetensors, shake=shake_safetensors),
+    Reader("LoRA of PEFT, JSON", ".json", _lora, lambda: [_LORA], shake=shake_json),
     Reader("audit's input, npz", ".npz", _audited, lambda: [_npz(input=np.ones((2, 2), np.float32), labels=np.array([0, 1]))]),
     Reader("audit's input, an array in npz", ".npz", _audited, lambda: [_npy(np.ones((2, 2), np.float32))], _member("input", beside=False)),
     Reader("audit's input, npy", ".npy", _audited, lambda: [_npy(np.ones((2, 2), np.float32))]),

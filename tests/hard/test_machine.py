@@ -219,5 +219,5 @@ def test_killed_at_random_moments_the_same_bytes_come_out():
     from .kill import run
 
     names = ("segment train", "spectrum", "disulfide, batch", "training")
-    for one in run(kills=8, seed=int(os.environ.get("RESIDYN_KILL_SEED", "1")), names=names):
-        assert (one.kills, one.wrong) == (2, ""), one
+    for one in run(kills=4, seed=int(os.environ.get("RESIDYN_KILL_SEED", "1")), names=names):
+        assert (one.kills, one.wrong) == (1, ""), one

@@ -132,6 +132,8 @@ def renamed(old: str, new: str):
         ({"peft_type": "IA3"}, None, "must hold an adapter of peft_type LORA, got 'IA3'"),
         ({"use_dora": True}, None, "must be a plain LoRA, got use_dora=True"),
         ({"modules_to_save": ["head"]}, None, r"must be a plain LoRA, got modules_to_save=\['head'\]"),
+        ({"lora_alpha": "3"}, None, "`lora_alpha` and those of `alpha_pattern` must be numbers, got '3'"),
+        ({"alpha_pattern": [1]}, None, "`lora_alpha` and those of `alpha_pattern` must be numbers"),
         ({}, renamed("stem", "trunk"), "got one with a branch at `trunk`, which is no linear module of it"),
         ({}, renamed("lora_A", "lora_magnitude_vector"), "must hold pairs of lora_A and lora_B"),
         ({}, lambda t: {k: v for k, v in t.items() if "lora_B" in k}, "must hold lora_A and lora_B, got none"),

@@ -47,6 +47,16 @@ def field(t: Tensor, x: Tensor) -> Tensor:
     return -x * t
 
 
+def scaled(t: Tensor, x: Tensor, a: Tensor) -> Tensor:
+    """A vector field with an argument."""
+    return a * x
+
+
+def crossing(t: Tensor, x: Tensor) -> Tensor:
+    """Zero where something happens."""
+    return x.sum()
+
+
 def steps(x: Tensor) -> Tensor:
     """A step, and steps repeated."""
     block: nn.Module = rd.Residual(nn.Linear(4, 4), 0.5, keep=0.9)
@@ -68,9 +78,9 @@ def solves(x: Tensor) -> rd.Solution:
     finders: tuple[roots.RootFinder, ...] = (rd.FixedPoint(), rd.Anderson(), roots.Broyden(), rd.Newton())
     control: schemes.Control = rd.Adaptive(rtol=1e-6, atol=1e-9, per_sample=False, max_steps=1000)
     found = rd.solve(field, x, [0.0, 1.0], scheme=explicit[0], control=control, gradient=modes[2], throw=False)
-    rd.solve(rd.autonomous(torch.tanh), x, torch.tensor([0.0, 1.0]), scheme=implicit[0], event=rd.Event(lambda t, x: x.sum()))
-    rd.solve(lambda t, x, a: a * x, x, [1.0, 0.0], args=(torch.ones(()),), scheme=others[0], compile=None)
-    assert finders
+    rd.solve(rd.autonomous(torch.tanh), x, torch.tensor([0.0, 1.0]), scheme=implicit[0], event=rd.Event(crossing))
+    rd.solve(scaled, x, [1.0, 0.0], args=(torch.ones(()),), scheme=others[0], compile=None)
+    use(finders)
     times: Tensor = found.t
     ok: bool = found.outcome.ok
     cause, fix = found.outcome.message, found.outcome.fix
@@ -185,9 +195,15 @@ def robustness(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     return radius
 
 
-def transfers(model: nn.Module) -> None:
-    """Adapters."""
+def transfers(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """Adapters, tasks one after the other, and other domains."""
     use(transfer.add_adapters(model))
+    learner = transfer.Continual(model)
+    use(learner.run([transfer.Task("one", x, y, x, y)]).forgetting)
+    found: transfer.Adaptation = transfer.adapt(model, (x, y), x)
+    use(found.model)
+    distance: Tensor = transfer.mmd(x, x) + transfer.coral(x, x)
+    return distance
 
 
 def probabilities(logits: Tensor, labels: Tensor) -> float:

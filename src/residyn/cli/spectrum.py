@@ -17,7 +17,7 @@ import typer
 from residyn import provenance, report
 from residyn.cli import batch
 from residyn.cli.options import Debug, Json, among
-from residyn.cli.output import deliver, leave
+from residyn.cli.output import Stopped, deliver, leave
 from residyn.cli.progress import share
 from residyn.errors import InputError, check_choice
 from residyn.results import Result, Section
@@ -60,7 +60,12 @@ def spectrum(
 
     wish = Wish(basis, xc, charge, spin, dt, duration, fock=fock, max_ev=max_ev)
     todo = list(dict.fromkeys(files))
-    sections = _sections(todo, wish, checkpoint, output, plan)
+    try:
+        sections = _sections(todo, wish, checkpoint, output, plan)
+    except KeyboardInterrupt:
+        if checkpoint is None:
+            raise
+        raise Stopped(f"interrupted; the runs are kept in {checkpoint}; the same command goes on from there") from None
     title = sections[0].title if len(sections) == 1 else f"Absorption of {len(sections)} molecules"
     seconds = time.perf_counter() - began
     result = Result("spectrum", title, sections, _command(todo, wish), None, provenance.versions("pyscf"), started, seconds)

@@ -198,11 +198,16 @@ def _plain(folder: Any, about: Any) -> None:
 
 def _scaling(about: dict[str, Any], path: str, rank: int) -> float:
     """α/r, or α/√r."""
-    alpha = float(about.get("lora_alpha", rank))
-    for pattern, value in (about.get("alpha_pattern") or {}).items():
+    alpha: Any = about.get("lora_alpha", rank)
+    patterns = about.get("alpha_pattern") or {}
+    for pattern, value in patterns.items() if isinstance(patterns, dict) else ():
         if path == pattern or path.endswith(f".{pattern}"):
-            alpha = float(value)
-    return alpha / (math.sqrt(rank) if about.get("use_rslora") else rank)
+            alpha = value
+    if not isinstance(alpha, int | float) or not isinstance(patterns, dict) or not abs(alpha) < 1e30:
+        raise InputError(
+            f"{_CONFIG}: `lora_alpha` and those of `alpha_pattern` must be numbers, got {str(alpha)[:40]!r}; save it again"
+        )
+    return float(alpha) / (math.sqrt(rank) if about.get("use_rslora") else rank)
 
 
 def _foreign(folder: Any, what: str) -> InputError:
