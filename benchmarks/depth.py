@@ -1,6 +1,6 @@
 """Very deep nets in bounded memory, and what dropping blocks saves.
 
-A thousand convolutions in 500 residual blocks (16 channels, 7×7) are trained on 4,000 MNIST digits for an epoch in a process of
+A thousand convolutions in 500 residual blocks (16 channels, 7×7) are trained on 2,000 MNIST digits for an epoch in a process of
 their own, whose peak resident memory is read from the system; Python and torch are in it. Stochastic depth drops a quarter of
 the blocks of a network of convolutions on average, without computing them; its step is a forward and a backward pass and the
 optimiser's. Its accuracy is that of equal epochs over three seeds: cut short, when a network that misses blocks is behind, and
@@ -45,7 +45,7 @@ class Block(nn.Module):
 
 def rows(quick: bool) -> list[Row]:
     """All rows; `quick` trains less."""
-    found = [_memory(kind, 4 if quick else 40) for kind in ("checkpoint", "reversible")]
+    found = [_memory(kind, 4 if quick else 20) for kind in ("checkpoint", "reversible")]
     return [*found, _time(), *(_accuracy(*regime) for regime in ([(300, 5)] if quick else [(300, 5), (300, 200), (1000, 50)]))]
 
 

@@ -115,7 +115,7 @@ def permuted(split: Split, seed: int) -> list[Task]:
     generator = torch.Generator().manual_seed(seed)
     orders = [torch.arange(784), *(torch.randperm(784, generator=generator) for _ in range(TASKS - 1))]
     (x, test), (y, asked) = split.x, split.y
-    return [Task(f"order{i + 1}", x[:, p], y, test[:, p], asked) for i, p in enumerate(orders)]
+    return [Task(f"{i + 1}", x[:, p], y, test[:, p], asked) for i, p in enumerate(orders)]
 
 
 def network() -> ResNet:
@@ -204,7 +204,7 @@ def _disturbed(curve: _Curve, penalised: list[_Penalised]) -> list[Finding]:
         Finding(
             "continual.safe", "Largest norm of a branch at which no old decision changed",
             "fail" if broken else "pass", max(calm, default=0.0), f"≥ {curve.safe:.2g}",
-            why="Theory: the largest at which the bound says that none can. The least margin of the digits decides it, and it "
+            why="Theory: the largest at which the bound says that none can. The least margin of the digits decides it. It "
             "holds for the worst direction of every layer at once, so the truth is larger.",
         ),
         Finding(

@@ -141,8 +141,8 @@ def findings(run: Trajectory, worst: float, limits: Limits) -> list[Finding]:
         gained = float(run.energy[-1]) - run.ground_energy
     else:
         drift = float((run.energy - run.energy[0]).abs().max())
-        # a norm off by δ is electrons off by 2δ, each with its share of the energy
-        allowed = 0.1 * abs(gained) + 2 * off * abs(run.ground_energy) + 1e-11
+        # orbitals off by δ from orthonormal are electrons off by as much, each with its share of the energy
+        allowed = 0.1 * abs(gained) + 2 * max(off, worst) * abs(run.ground_energy) + 1e-11
         verdict: Verdict = "info" if limits.absorbing or run.kick is None else "pass" if drift <= allowed else "warn"
         found.append(
             Finding(
@@ -152,7 +152,7 @@ def findings(run: Trajectory, worst: float, limits: Limits) -> list[Finding]:
                 drift,
                 0.0,
                 "hartree",
-                f"The kick brought {gained:.2e} hartree; a tenth of that, and what rounding in the norm makes of the total "
+                f"The kick brought {gained:.2e} hartree; a tenth of that, and what rounding in the orbitals makes of the total "
                 f"energy, {allowed:.1e} together, is allowed.",
                 "take a smaller dt" if verdict == "warn" else "",
             )
