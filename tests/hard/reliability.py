@@ -77,6 +77,8 @@ def page(found: dict) -> str:
     if "tests" in found:
         lines += ["## Tests\n", "| what was tried | cases | survived | |", "|---|---:|---:|---|"]
         for what, (good, bad, skipped) in found["tests"].items():
+            if not good + bad + skipped:  # a run that was stopped before it came to this
+                continue
             note = f"{skipped} skipped: a part is not installed" if skipped else ""
             lines.append(f"| {what} | {good + bad} | {good} | {'**not all**' if bad else note} |")
     if "kills" in found:
@@ -121,6 +123,7 @@ FOUND = """## What this found, and what was done
   became a line.
 - A batch of pictures that was killed between a picture and its record refused that picture when it went on.
 - Standard output on a full disk, and standard error that nobody reads: a traceback became a line and an exit code.
+- A model that no disk had room for ended a training in a traceback: safetensors has an error of its own for that.
 - Control codes in a file's names reached the terminal through error messages: they are shown as �.
 """
 

@@ -30,6 +30,7 @@ def save_weights(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], ab
         InputError: If the ending or the folder is wrong.
         ResidynError: If the disk refuses it.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     target = check_weights(path)
@@ -40,7 +41,7 @@ def save_weights(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], ab
         with draft.open("rb+") as handle:
             os.fsync(handle.fileno())
         draft.replace(target)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # safetensors has a word of its own for a full disk
         raise ResidynError(f"{str(path)!r} could not be written: {error}; the file that was there is unchanged") from error
     finally:
         draft.unlink(missing_ok=True)
