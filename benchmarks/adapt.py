@@ -4,20 +4,21 @@
 points, in *note*. The source model is a small residual convolutional network, frozen. z-scores and CORAL map the target's
 moments to the source's before it (the better of ridges 1e-3, 1e-2 and 0.1, chosen with labels, against us); skada's CORAL
 maps the source and trains a perceptron on it, which is its own way. *ceiling* is the same residual blocks trained with
-labels. The recipe is chosen without a label of the target.
+labels. The recipe is chosen without a label of the target; the list of recipes to choose from was settled while accuracies of
+seeds 0 and 1 were looked at, not of seed 2.
 """
 
 from __future__ import annotations
 
 import contextlib
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from torch import Tensor
 
 from residyn.atlas.domain import FAST, FULL, Plan, small
-from residyn.transfer import Recipe, adapt, judge, recolour
+from residyn.transfer import adapt, judge, recolour
 from residyn.transfer.adapting import logits
 from residyn.transfer.networks import trained
 
@@ -51,7 +52,7 @@ def rows(quick: bool = False) -> list[Share]:
     Args:
         quick: One seed, fewer digits and steps.
     """
-    plan = FAST if quick else replace(FULL, recipes=(Recipe(), Recipe(information=0.3), Recipe("coral")))
+    plan = FAST if quick else FULL
     made = []
     for seed in range(1 if quick else 3):
         first, second = small(plan, seed)

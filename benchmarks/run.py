@@ -43,7 +43,7 @@ PEERS = {
     "monai": "monai", "netcal": "netcal", "peft": "peft", "prody": "ProDy", "probmetrics": "probmetrics",
     "pyautoattack": "pyautoattack", "pylops": "pylops", "pyscf": "pyscf", "sigpy": "sigpy", "skimage": "scikit-image",
     "sklearn": "scikit-learn", "torch_geometric": "torch-geometric", "torchdeq": "torchdeq", "torchdiffeq": "torchdiffeq",
-    "torchmetrics": "torchmetrics", "torchode": "torchode", "transformers": "transformers",
+    "skada": "skada", "torchmetrics": "torchmetrics", "torchode": "torchode", "transformers": "transformers",
 }  # fmt: skip
 NOT_RUN = 3
 """Exit code of a section's process that says, on its standard error, what it lacks."""

@@ -6,7 +6,8 @@ method learns the other four from the same start, with the same optimiser, epoch
 (permuted) or 1e-2 (split), whole networks at 1e-3. *LoRA* is PEFT's own on all linear layers, of rank 4, which is more than
 ours adds; once trained on from task to task, and once with an adapter for each task. Figures are means over the seeds.
 *ours* is a low-rank branch a task with a head of its own: beside the first layer where pixels are permuted, beside all other
-layers where classes are split; this choice was made on the first seed.
+layers where classes are split. The place was chosen on the first seed where pixels are permuted, and after a look at all
+three where classes are split, so that row is partly chosen on what it is judged by.
 """
 
 from __future__ import annotations

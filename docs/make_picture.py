@@ -46,7 +46,7 @@ def panels() -> str:
         name = f'<text x="{x + 30:g}" y="{y + 12:g}" font-size="12" font-weight="600" fill="var(--ink)">{figure.title}</text>'
         note = figure.caption.replace(", drawn", ",\ndrawn").split("\n")
         below = "".join(
-            f'<text x="{x + 30:g}" y="{y + HEAD + SIDE + 10 + 11 * k:g}" font-size="9.5" fill="var(--muted)">{line}</text>'
+            f'<text x="{x + 4:g}" y="{y + HEAD + SIDE + 10 + 11 * k:g}" font-size="9.5" fill="var(--muted)">{line}</text>'
             for k, line in enumerate(note)
         )
         parts.append(name + svg + below)
