@@ -196,7 +196,7 @@ def test_names_of_columns_pictures_molecules_and_modules(tmp_path, monkeypatch):
     pytest.importorskip("pyscf")
     (tmp_path / f"{FILE}.xyz").write_text("2\n<script>alert(1)</script>\nH 0 0 0\nH 0 0 0.74\n")
     words = ["spectrum", f"{FILE}.xyz", "--basis", "sto-3g", "--xc", "hf", "--duration", "60"]
-    inert(page_of(words, tmp_path), seen=["<img src=x onerror=alert(1)>"])
+    inert(page_of(words, tmp_path, "molecule.html"), seen=["<img src=x onerror=alert(1)>"])
 
 
 @pytest.mark.skipif(os.name != "posix", reason="names of such letters")
