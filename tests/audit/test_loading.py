@@ -323,3 +323,12 @@ def test_transformers_folder(tmp_path):
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(rd.InputError, match="`MODEL` must be a folder that transformers can load"):
         load(f"hf:{tmp_path}")
+
+
+def test_labels_of_a_gibibyte_are_refused_before_they_are_read(tmp_path):
+    with (tmp_path / "labels.txt").open("wb") as file:
+        file.truncate(1 << 30)
+    with pytest.raises(
+        rd.InputError, match="must hold at most 100,000,000 bytes of class numbers as text, got more; save them as .npy"
+    ):
+        inputs.labels(str(tmp_path / "labels.txt"))

@@ -32,7 +32,7 @@ TRIED = {
     "test_readers::test_any": "Any bytes at all (hypothesis)",
     "test_readers::test_nothing": "Pickles, object arrays, YAML, external entities and headers that would run code",
     "test_sizes::test_an_empty": "Files of no bytes",
-    "test_sizes::test_a_gibibyte": "Files of 1 GiB, empty or behind a whole file, within 6 GiB of memory",
+    "test_sizes::test_a_gibibyte": "Files of 1 GiB: zeros behind a whole file, within 6 GiB of memory",
     "test_sizes::test_bombs": "Archives and pictures that unpack to far more, and headers that declare what is not there",
     "test_pages::": "Names that are HTML, script, URLs, templates, control codes: in data, of files, in every page",
     "test_machine::test_a_full": "A full disk",

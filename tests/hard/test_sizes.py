@@ -45,7 +45,7 @@ import sys
 from tests.hard.fuzz import guarded
 from tests.hard.readers import READERS
 for reader in READERS:
-    if reader.there and reader.ending in sys.argv[1:] or not sys.argv[1:]:
+    if reader.there:
         path = f"{folder}/big{reader.ending}"
         with open(path, "wb") as file:
             file.write(reader.whole[0])
@@ -53,11 +53,6 @@ for reader in READERS:
         found = guarded(reader.call, path, 60)
         if found:
             print(reader.name, "whole, then zeros:", found, flush=True)
-        with open(path, "wb") as file:
-            file.truncate(1 << 30)
-        found = guarded(reader.call, path, 60)
-        if found:
-            print(reader.name, "zeros:", found, flush=True)
         import os
         os.unlink(path)
 """

@@ -21,6 +21,7 @@ _VOCABULARIES = (
     "tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "merges.txt",
     "tokenizer_config.json",
 )  # fmt: skip
+_LABELS_BYTES = 100_000_000
 _LABELS = ("labels", "label", "targets", "target", "y")
 STATISTICS = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
@@ -92,6 +93,10 @@ def labels(path: str) -> Tensor:
     if ending in (".npz", ".npy", ".safetensors"):
         found = _safe(path) if ending == ".safetensors" else _numpy(path)
         return next((found[k] for k in _LABELS if k in found), next(iter(found.values())))
+    if Path(path).stat().st_size > _LABELS_BYTES:
+        raise InputError(
+            f"{path}: must hold at most {_LABELS_BYTES:,} bytes of class numbers as text, got more; save them as .npy"
+        )
     try:
         words = re.split(r"[\s,;]+", Path(path).read_text("utf-8").strip())
         return torch.tensor([int(word) for word in words if word])
