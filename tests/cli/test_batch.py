@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from residyn.cli import batch
+from residyn.cli.output import Stopped
 from residyn.errors import InputError
 
 
@@ -74,7 +75,7 @@ def test_a_file_that_always_kills_is_reported_and_the_others_are_done(tmp_path, 
 def test_an_interruption_keeps_what_is_done_and_a_changed_file_is_done_again(tmp_path, measure, capsys):
     names = files(tmp_path, "a", "b", "stop")
     output = str(tmp_path / "out.json")
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Stopped, match="--resume goes on from there"):
         batch.run(names, measure, batch.Plan(), output=output, conditions={"k": 1})
     assert Path(f"{output}.partial.jsonl").exists()
     Path(names[1]).write_bytes(b"x" * 9)
@@ -90,7 +91,7 @@ def test_an_interruption_keeps_what_is_done_and_a_changed_file_is_done_again(tmp
 def test_other_conditions_take_nothing_over(tmp_path, measure, capsys):
     names = files(tmp_path, "a", "stop")
     output = str(tmp_path / "out.json")
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Stopped, match="--resume goes on from there"):
         batch.run(names, measure, batch.Plan(), output=output, conditions={"k": 1})
     assert sizes(batch.run(names, measure, batch.Plan(resume=True), output=output, conditions={"k": 2})) == [1.0, 2.0]
     assert "nothing is taken over: it was made with k 1, now 2" in capsys.readouterr().err

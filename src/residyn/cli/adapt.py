@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 import time
 from dataclasses import replace
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from residyn import provenance, report
-from residyn.cli.options import Debug, Json, Seed
+from residyn.cli.options import Debug, Json, Seed, command
 from residyn.cli.output import emit, say, show
 from residyn.errors import InputError
 from residyn.results import Result
@@ -82,11 +81,12 @@ def adapt(
     judged = None if tested is None else _judged(adaptation, tested, names)
     how = "" if tested is None else f"judged by {len(tested.x):,} samples" + (" held out" if tested.x is not fitted.x else "")
     section = assess(adaptation, judged, source=Path(source).name, target=Path(target).name, tested=how)
-    words = ["residyn", "adapt", source, target, *(["--model", model] if model else []), "--steps", str(steps)]
-    command = shlex.join([*words, "--width", str(width), "--held-out", str(held_out), "--seed", str(seed)])
+    options = {"model": model, "weights": weights, "labels": labels, "held-out": held_out, "steps": steps, "width": width}
+    options |= {"size": size, "channels": channels, "seed": seed}
     seconds = time.perf_counter() - began
     section = replace(section, seconds=seconds)
-    result = Result("adapt", section.title, [section], command, seed, provenance.versions(), started, seconds)
+    line = command("adapt", [source, target], options)
+    result = Result("adapt", section.title, [section], line, seed, provenance.versions(), started, seconds)
     _write(result, adaptation, second, names, output, branch, predictions, own=model is None)
     if as_json:
         emit(result.to_json())

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
-import shlex
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +14,7 @@ import typer
 
 from residyn import provenance, report
 from residyn.cli import batch
-from residyn.cli.options import Debug, Json, Output, Seed, among
+from residyn.cli.options import Debug, Json, Output, Seed, among, command
 from residyn.cli.output import Stopped, deliver, leave
 from residyn.cli.progress import share
 from residyn.errors import InputError, ResidynError, check_choice, require
@@ -139,15 +138,12 @@ def _safely(wish: Wish, file: str) -> Part:
 
 
 def _command(wish: Wish, files: list[str]) -> str:
-    words = ["residyn", "audit", wish.model, *files[:20], *(["…"] if len(files) > 20 else [])]
-    for shape in wish.shapes:
-        words += ["--shape", shape]
     fresh = Wish("", None, (), None, None, 224, "imagenet", 128, -1)
+    options: dict[str, object] = {"shape": wish.shapes}
     for name in ("weights", "labels", "budget", "size", "normalise", "length", "seed"):
-        value = asdict(wish)[name]
-        if value is not None and value != getattr(fresh, name):
-            words += [f"--{name}", f"{value:g}" if isinstance(value, float) else str(value)]
-    return shlex.join(words)
+        value = getattr(wish, name)
+        options[name] = None if value == getattr(fresh, name) else value
+    return command("audit", [wish.model, *files], options)
 
 
 def _write(result: Result, output: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Annotated
 import typer
 
 from residyn import provenance, report
-from residyn.cli.options import Debug, Json, Output, Seed, among
+from residyn.cli.options import Debug, Json, Output, Seed, among, command
 from residyn.cli.output import deliver, leave
 from residyn.errors import check_choice
 from residyn.results import Result
@@ -47,9 +46,9 @@ def calibrate(
     other = None if test is None else read(test, scores=scores, labels=labels)
     _, section = assess(given, name=Path(file).name, test=other, bins=bins, kind=kind, seed=seed)  # type: ignore[arg-type]
     seconds = time.perf_counter() - began
-    words = ["residyn", "calibrate", shlex.quote(file), *(["--test", shlex.quote(test)] if test else [])]
-    command = " ".join([*words, "--kind", kind, "--bins", str(bins), "--seed", str(seed)])
+    options = {"test": test, "labels": labels, "scores": scores, "kind": kind, "bins": bins, "seed": seed}
+    line = command("calibrate", [file], options)
     section = replace(section, seconds=seconds)
-    result = Result("calibrate", section.title, [section], command, seed, provenance.versions(), started, seconds)
+    result = Result("calibrate", section.title, [section], line, seed, provenance.versions(), started, seconds)
     deliver(result, output, as_json=as_json)
     leave(result)

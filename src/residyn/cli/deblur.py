@@ -82,9 +82,8 @@ def deblur(
             max_pixels=limit,
         )
 
-    words = ["--psf", psf, *(["-o", output] if output else []), "--method", method, "--boundary", boundary]
-    for name, value in (("noise", noise), ("steps", steps), ("step", step), ("weights", weights), ("truth", truth)):
-        words += [] if value is None else [f"--{name}", str(value)]
+    options = {"psf": psf, "-o": output, "method": method, "boundary": boundary, "noise": noise}
+    options |= {"steps": steps, "step": step, "weights": weights, "truth": truth}
     restore.run(
-        "deblur", images, make, output=output, page=report, plan=plan, as_json=as_json, words=words
+        "deblur", images, make, output=output, page=report, plan=plan, as_json=as_json, options=options
     )  # fmt: skip

@@ -63,9 +63,7 @@ def denoise(
             None, method, noise, snr, weights=weights, truth=truth, drawn=report is not None, force=force, max_pixels=limit
         )  # fmt: skip
 
-    words = [*(["-o", output] if output else []), "--method", method]
-    for name, value in (("noise", noise), ("snr", snr), ("weights", weights), ("truth", truth)):
-        words += [] if value is None else [f"--{name}", str(value)]
+    options = {"-o": output, "method": method, "noise": noise, "snr": snr, "weights": weights, "truth": truth}
     restore.run(
-        "denoise", images, make, output=output, page=report, plan=plan, as_json=as_json, words=words
+        "denoise", images, make, output=output, page=report, plan=plan, as_json=as_json, options=options
     )  # fmt: skip

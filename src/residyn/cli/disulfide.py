@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import shlex
 import time
 from dataclasses import asdict, replace
 from functools import partial
@@ -15,7 +14,7 @@ import typer
 
 from residyn import provenance, report
 from residyn.cli import batch
-from residyn.cli.options import Debug, Json
+from residyn.cli.options import Debug, Json, command
 from residyn.cli.output import deliver, leave
 from residyn.cli.progress import one_thread
 from residyn.errors import InputError
@@ -166,9 +165,5 @@ def _cell(cell: float | str | None) -> str:
 
 
 def _command(files: list[str], wish: Wish) -> str:
-    words = ["residyn", "disulfide", *files[:20], *(["…"] if len(files) > 20 else [])]
-    words += [] if wish.flexible else ["--rigid"]
-    for name in ("pick", "chain", "exclude", "assembly"):
-        value = getattr(wish, name)
-        words += [f"--{name}", str(value)] if value else []
-    return shlex.join(words)
+    named = {name: getattr(wish, name) or None for name in ("pick", "chain", "exclude", "assembly")}
+    return command("disulfide", files, {"rigid": not wish.flexible} | named)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import time
 from dataclasses import replace
 from typing import Annotated
@@ -10,7 +9,7 @@ from typing import Annotated
 import typer
 
 from residyn import provenance, report
-from residyn.cli.options import Debug, Json, Output, Seed, among, examples
+from residyn.cli.options import Debug, Json, Output, Seed, among, command, examples
 from residyn.cli.output import deliver, leave, say
 from residyn.cli.progress import one_thread, share
 from residyn.errors import InputError, check_choice
@@ -53,10 +52,9 @@ def fit(
         model.save(model_out)
         say(f"model written to {model_out}")
     seconds = time.perf_counter() - began
-    command = f"residyn dynamics fit {shlex.quote(file)} --target {target} --seed {seed}"
-    command += f" --control {shlex.quote(control)}" if control is not None else ""
+    line = command("dynamics fit", [file], {"target": target, "seed": seed, "control": control})
     section = replace(section, seconds=seconds)
-    result = Result("dynamics", section.title, [section], command, seed, provenance.versions("safetensors"), started, seconds)
+    result = Result("dynamics", section.title, [section], line, seed, provenance.versions("safetensors"), started, seconds)
     deliver(result, output, as_json=as_json)
     leave(result)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import time
 from dataclasses import replace
 from functools import partial
@@ -13,7 +12,7 @@ import typer
 
 from residyn import provenance, report
 from residyn.cli import batch
-from residyn.cli.options import Debug, Json, Output, Seed
+from residyn.cli.options import Debug, Json, Output, Seed, command
 from residyn.cli.output import deliver, leave
 from residyn.cli.progress import one_thread, share
 from residyn.errors import InputError
@@ -62,10 +61,8 @@ def graph(
         conditions = {**options, "versions": provenance.versions()}
         sections = batch.run(files, work, plan, output=output, conditions=conditions, title=_title)
     seconds = time.perf_counter() - began
-    words = [word for key, value in options.items() if value is not None for word in (f"--{key}", str(value))]
-    command = shlex.join(["residyn", "graph", *files[:20], *words])
     title = sections[0].title if len(sections) == 1 else f"Depth on {len(sections)} graphs"
-    result = Result("graph", title, sections, command, seed, provenance.versions(), started, seconds)
+    result = Result("graph", title, sections, command("graph", files, options), seed, provenance.versions(), started, seconds)
     deliver(result, output, as_json=as_json)
     if any(section.error for section in sections):
         raise typer.Exit(1)

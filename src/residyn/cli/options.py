@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated
 
 import typer
@@ -86,3 +87,25 @@ def examples(first: str, second: str) -> str:
     2
     """
     return f"Examples:\n\n$ {first}\n\n$ {second}"
+
+
+def command(verb: str, files: Sequence[str], options: Mapping[str, object]) -> str:
+    """The command line as a report records it, for a shell.
+
+    Args:
+        verb: The verb.
+        files: What it works on; beyond twenty of them stands `…`.
+        options: Values by the names of the options; `None` and `False` are left out, `True` is the option alone.
+
+    >>> command("graph", ["my graph.txt"], {"eta": 0.5, "labels": None, "force": True, "shape": ["2,3", "4"], "-o": "out.html"})
+    "residyn graph 'my graph.txt' --eta 0.5 --force --shape 2,3 --shape 4 -o out.html"
+    """
+    words = ["residyn", *verb.split(), *files[:20], *(["…"] if len(files) > 20 else [])]
+    for name, value in options.items():
+        option = name if name.startswith("-") else f"--{name}"
+        for one in value if isinstance(value, (list, tuple)) else [value]:
+            if one is True:
+                words.append(option)
+            elif one is not None and one is not False:
+                words += [option, f"{one:g}" if isinstance(one, float) else str(one)]
+    return shlex.join(words)

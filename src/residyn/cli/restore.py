@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -15,6 +14,7 @@ import typer
 
 from residyn import provenance, report
 from residyn.cli import batch
+from residyn.cli.options import command
 from residyn.cli.output import emit, say
 from residyn.errors import InputError
 from residyn.results import Result, Section
@@ -55,7 +55,7 @@ def run(
     page: str | None,
     plan: batch.Plan,
     as_json: bool,
-    words: list[str],
+    options: Mapping[str, object],
 ) -> None:
     """Restore the pictures, write them, tell how it went, and end with the exit code that says so.
 
@@ -67,7 +67,7 @@ def run(
         page: File of the report.
         plan: How a batch runs.
         as_json: Whether the result goes to standard output.
-        words: Options, for the command in the report.
+        options: Values by the names of the options, for the command in the report.
     """
     if page is not None:
         report.check(page)
@@ -77,11 +77,10 @@ def run(
     folder = Path(output) if output is not None and len(images) > 1 else Path(images[0]).parent
     began, started = time.perf_counter(), provenance.now()
     sections = _sections(verb, images, targets, wish, plan, page or str(folder / verb))
-    shown = images if len(images) <= 20 else [*images[:20], "…"]
     what = sections[0].title if len(images) == 1 else f"{len(images)} pictures"
     title = f"{'Deblurred' if verb == 'deblur' else 'Denoised'}: {what}"
     result = Result(
-        verb, title, sections, shlex.join(["residyn", verb, *shown, *words]), None,
+        verb, title, sections, command(verb, images, options), None,
         provenance.versions("pillow", "scikit-image"), started, time.perf_counter() - began,
     )  # fmt: skip
     for section in sections if len(images) > 1 else []:

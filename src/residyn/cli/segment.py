@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 import time
 from dataclasses import asdict, replace
@@ -14,7 +13,7 @@ import typer
 
 from residyn import provenance, report
 from residyn.cli import batch
-from residyn.cli.options import Debug, Json, Seed, examples
+from residyn.cli.options import Debug, Json, Seed, command, examples
 from residyn.cli.output import Stopped, deliver, leave, say
 from residyn.errors import InputError
 from residyn.results import Result, Section
@@ -76,8 +75,10 @@ def train(
     segmenter.save(target, {"settings": asdict(settings), "plan": asdict(plan), "dice": judged.dice})
     keep.unlink(missing_ok=True)
     section = trained(data, segmenter, judged, history, settings, seed, name=Path(images).name)
-    words = ["residyn", "segment", "train", images, masks, "-o", output, "--epochs", str(epochs), "--seed", str(seed)]
-    result = _deliver([section], section.title, shlex.join(words), seed, began, started, page, as_json=as_json)
+    options = {"-o": output, "epochs": epochs, "crops": crops, "crop": crop, "width": width, "levels": levels, "rate": rate}
+    options |= {"held-out": held_out, "ignore": ignore, "no-short": not short, "no-long": not long, "bf16": bf16, "seed": seed}
+    line = command("segment train", [images, masks], options)
+    result = _deliver([section], section.title, line, seed, began, started, page, as_json=as_json)
     say(f"model written to {output}")
     leave(result)
 
@@ -114,9 +115,9 @@ def predict(
     work = partial(predicted, model=model, folder=output, masks=masks, window=window)
     conditions = {"model": model, "masks": masks, "window": window, "versions": provenance.versions()}
     sections = batch.run(names, work, plan, output=page, conditions=conditions, title=_title)
-    words = ["residyn", "segment", "predict", *files[:20], "--model", model, "-o", output]
+    line = command("segment predict", files, {"model": model, "-o": output, "masks": masks, "window": window})
     title = sections[0].title if len(sections) == 1 else f"Segmentation of {len(sections)} pictures"
-    _deliver(sections, title, shlex.join(words), None, began, started, page, as_json=as_json)
+    _deliver(sections, title, line, None, began, started, page, as_json=as_json)
     say(f"{sum(not s.error for s in sections)} masks written to {output}")
     if any(s.error for s in sections):
         raise typer.Exit(1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import shlex
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -16,7 +15,7 @@ import typer
 
 from residyn import provenance, report
 from residyn.cli import batch
-from residyn.cli.options import Debug, Json, among
+from residyn.cli.options import Debug, Json, among, command
 from residyn.cli.output import Stopped, deliver, leave
 from residyn.cli.progress import share
 from residyn.errors import InputError, check_choice
@@ -125,7 +124,5 @@ def _write(result: Result, output: str) -> None:
 
 
 def _command(files: list[str], wish: Wish) -> str:
-    words = ["residyn", "spectrum", *files[:20], *(["…"] if len(files) > 20 else [])]
-    words += ["--basis", wish.basis, "--xc", wish.xc, "--charge", str(wish.charge), "--spin", str(wish.spin)]
-    words += ["--dt", f"{wish.dt:g}", "--duration", f"{wish.duration:g}", "--fock", wish.fock]
-    return shlex.join(words)
+    names = ("basis", "xc", "charge", "spin", "dt", "duration", "fock")
+    return command("spectrum", files, {name: getattr(wish, name) for name in names} | {"max-ev": wish.max_ev})
