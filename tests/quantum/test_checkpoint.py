@@ -11,7 +11,6 @@ import torch
 
 from residyn.errors import InputError
 from residyn.quantum import AdamsMagnus, Gaussian, Molecule, PropagationError, propagate, respond
-from residyn.quantum import checkpoint as module
 from residyn.schemes import CFM4, MMUT, RK4, ExponentialMidpoint, ExtrapolatedMidpoint
 
 SCRIPT = """
@@ -158,7 +157,7 @@ def test_a_full_disk_keeps_the_trajectory(hydrogen, tmp_path, monkeypatch):
     def full(descriptor):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(PropagationError, match="could not be written: No space left on device; .*; free some space") as caught:
         propagate(hydrogen, dt=0.1, duration=20.0, checkpoint=tmp_path / "run", every=0.0)
     assert caught.value.trajectory.steps == 50

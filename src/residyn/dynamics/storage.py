@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +16,7 @@ from residyn.dynamics.model import Model
 from residyn.dynamics.networks import Scaled, mlp
 from residyn.dynamics.theory import Scales
 from residyn.errors import InputError
+from residyn.placing import placed
 from residyn.results import SCHEMA as RESULT
 from residyn.results import Result, Section
 
@@ -122,14 +122,11 @@ def _read(side: Path) -> dict[str, Any]:
 
 def _replace(target: Path, write: Callable[[Path], object]) -> None:
     """Write beside the place, then move there: half a file is never seen."""
-    draft = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
-        write(draft)
-        draft.replace(target)
+        with placed(target) as draft:
+            write(draft)
     except OSError as error:
         raise InputError(f"`path` must be writable, got {str(target)!r}: {error.strerror}; choose another folder") from None
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import os
 from importlib import resources
-from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from residyn.errors import InputError, ResidynError
+from residyn.errors import InputError
 from residyn.inverse.operators import Blur
 from residyn.inverse.unrolled import ProximalBranch, Unrolled
+from residyn.placing import put
 
 KIND = "residyn.inverse.Unrolled/1"
 
@@ -71,16 +71,7 @@ def save_network(network: Unrolled, path: str | os.PathLike[str], **about: str) 
         raise InputError("`network` must be made of ProximalBranches with data='proximal', got another; save its state_dict")
     form = json.dumps({"depth": network.depth, "width": branch.first.out_channels})
     state = {name: value.detach().contiguous() for name, value in _own(network).items()}
-    content = save(state, {"kind": KIND, "form": form, **about})
-    target = Path(os.path.realpath(path))
-    draft = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        draft.write_bytes(content)
-        draft.replace(target)
-    except OSError as error:
-        raise ResidynError(f"{os.fspath(path)!r} could not be written: {error.strerror}; nothing was changed there") from error
-    finally:
-        draft.unlink(missing_ok=True)
+    put(path, save(state, {"kind": KIND, "form": form, **about}))
 
 
 def _blank(depth: int, width: int) -> Unrolled:

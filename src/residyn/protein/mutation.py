@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from scipy.spatial import cKDTree
 
-from residyn.errors import InputError, ResidynError, require
+from residyn.errors import InputError, require
+from residyn.placing import put
 from residyn.protein.rotation import best_bridges
 from residyn.protein.structure import Floats, Residue, Structure
 
@@ -173,12 +174,4 @@ def _write(model: Any, path: Path, form: str) -> None:
     """Beside its place first, then moved there."""
     text = model.make_pdb_string() if form == "pdb" else model.make_mmcif_document().as_string()
     data = text.encode()
-    target = Path(os.path.realpath(path))
-    draft = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        draft.write_bytes(gzip.compress(data, mtime=0) if path.name.lower().endswith(".gz") else data)
-        draft.replace(target)
-    except OSError as error:
-        raise ResidynError(f"{str(path)!r} could not be written: {error.strerror}; nothing was changed there") from error
-    finally:
-        draft.unlink(missing_ok=True)
+    put(path, gzip.compress(data, mtime=0) if path.name.lower().endswith(".gz") else data)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from residyn.errors import InputError, ResidynError
+from residyn.placing import placed
 from residyn.quantum.pulses import Pulse, field_at
 
 SCHEMA = "residyn.quantum.checkpoint/2"
@@ -81,19 +82,13 @@ class Checkpoint:
             "strides": {name: tensor.stride() for name, tensor in complexes.items()},
         }
         data = save({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, {_KEY: json.dumps(about)})
-        draft = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
         try:
-            with draft.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(self.path)
+            with placed(self.path) as draft:
+                draft.write_bytes(data)
         except OSError as error:
             raise ResidynError(
                 f"checkpoint {str(self.path)!r} could not be written: {error.strerror}; the one before it is unchanged"
             ) from error
-        finally:
-            draft.unlink(missing_ok=True)
 
     def load(self) -> Saved | None:
         """What the file holds; `None` if there is none.

@@ -7,7 +7,8 @@ import io
 import os
 from pathlib import Path
 
-from residyn.errors import InputError, ResidynError, require
+from residyn.errors import InputError, require
+from residyn.placing import put
 from residyn.report import terminal
 from residyn.report.words import clean
 from residyn.results import Result
@@ -58,27 +59,6 @@ def write(result: Result, path: str | os.PathLike[str], lang: str = "en") -> Non
     else:
         content = result.to_json() if ending == ".json" else _csv(result)
     put(path, content if content.endswith("\n") else content + "\n")
-
-
-def put(path: str | os.PathLike[str], content: str | bytes) -> None:
-    """Write a file beside its place and then move it there, so that a reader never sees half of it.
-
-    Args:
-        path: The file.
-        content: What it is to hold.
-
-    Raises:
-        ResidynError: If the disk refuses it.
-    """
-    target = Path(os.path.realpath(path))
-    draft = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        draft.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8", errors="backslashreplace"))
-        draft.replace(target)
-    except OSError as error:
-        raise ResidynError(f"{str(path)!r} could not be written: {error.strerror}; nothing was changed there") from error
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def check(path: str | os.PathLike[str]) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from residyn.errors import InputError
+from residyn.placing import placed
 
 
 @dataclass(frozen=True)
@@ -90,14 +91,11 @@ class Log:
         if self.path is None:
             return
         kept = [] if step == 0 or not self.path.exists() else [line for line in self._lines() if _step(line) <= step]
-        draft = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
         try:
-            draft.write_text("".join(f"{line}\n" for line in kept), "utf-8")
-            draft.replace(self.path)
+            with placed(self.path) as draft:
+                draft.write_text("".join(f"{line}\n" for line in kept), "utf-8")
         except OSError as error:
             raise InputError(f"`log` must be a file that can be written, got {str(self.path)!r}: {error.strerror}") from None
-        finally:
-            draft.unlink(missing_ok=True)
 
     def add(self, **values: Any) -> None:
         """Append one line."""

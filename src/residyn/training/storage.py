@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from residyn.errors import InputError, ResidynError
+from residyn.placing import placed
 
 _KEY = "residyn"
 
@@ -34,17 +35,12 @@ def save_weights(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], ab
     from safetensors.torch import save_file
 
     target = check_weights(path)
-    draft = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     try:
-        save_file(plain, draft, {_KEY: json.dumps(dict(about), ensure_ascii=False, allow_nan=True)})
-        with draft.open("rb+") as handle:
-            os.fsync(handle.fileno())
-        draft.replace(target)
+        with placed(target) as draft:
+            save_file(plain, draft, {_KEY: json.dumps(dict(about), ensure_ascii=False, allow_nan=True)})
     except (OSError, SafetensorError) as error:  # safetensors has a word of its own for a full disk
         raise ResidynError(f"{str(path)!r} could not be written: {error}; the file that was there is unchanged") from error
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def load_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:

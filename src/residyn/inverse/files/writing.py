@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from residyn.errors import InputError, ResidynError
+from residyn.errors import InputError
 from residyn.inverse.files.array import npy_bytes
 from residyn.inverse.files.jpeg import jpeg_bytes
 from residyn.inverse.files.photo import Photo
 from residyn.inverse.files.png import png_bytes
 from residyn.inverse.files.tiff import tiff_bytes
+from residyn.placing import put
 
 _FORMS: dict[str, Callable[[np.ndarray, Photo], bytes]] = {
     ".png": png_bytes,
@@ -79,13 +80,4 @@ def write(pixels: np.ndarray, like: Photo, path: str | os.PathLike[str], *, forc
         ResidynError: If the disk refuses it.
     """
     check_target(path, force=force)
-    content = draft(pixels, like, path)
-    target = Path(os.path.realpath(path))
-    beside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        beside.write_bytes(content)
-        beside.replace(target)
-    except OSError as error:
-        raise ResidynError(f"{os.fspath(path)!r} could not be written: {error.strerror}; nothing was changed there") from error
-    finally:
-        beside.unlink(missing_ok=True)
+    put(path, draft(pixels, like, path))

@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from residyn.errors import InputError, ResidynError, require
+from residyn.errors import InputError, require
 from residyn.nets.segmentation.job import Judged, Settings, evaluate, split
 from residyn.nets.segmentation.pictures import Labelled, numbered, read_mask, read_picture, true_mask
 from residyn.nets.segmentation.scores import IGNORED
 from residyn.nets.segmentation.segmenter import Segmenter
+from residyn.placing import put
 from residyn.results import Figure, Finding, Picture, Section, Series, Table
 from residyn.training import History
 
@@ -142,14 +143,7 @@ def _write_mask(path: Path, mask: Tensor) -> None:
         raise InputError(f"`masks` of the training must have values in 0 … 65535 to be written as PNG, got {int(mask.min())}")
     page = io.BytesIO()
     image.fromarray(mask.numpy().astype(np.uint16 if wide else np.uint8)).save(page, "PNG")
-    draft = path.with_name(f".{path.name}.tmp")
-    try:
-        draft.write_bytes(page.getvalue())
-        draft.replace(path)
-    except OSError as error:
-        raise ResidynError(f"{str(path)!r} could not be written: {error.strerror}; nothing was changed there") from error
-    finally:
-        draft.unlink(missing_ok=True)
+    put(path, page.getvalue())
 
 
 def _scores(judged: Judged, values: list[int], share: Tensor) -> list[Finding]:
