@@ -103,8 +103,13 @@ def _array(file: IO[bytes], size: int) -> np.ndarray:
     want = math.prod(shape) * dtype.itemsize
     if want > size - head.tell():
         raise ValueError(f"{max(size - head.tell(), 0)} bytes where {shape} of {dtype} need {want}")
+    array = np.frombuffer(_filled(head.read(want), file, want), dtype=dtype)
+    return array.reshape(shape[::-1]).T if fortran else array.reshape(shape)
+
+
+def _filled(first: bytes, file: IO[bytes], want: int) -> bytearray:
+    """`want` bytes, of which the first ones have been read."""
     data = bytearray(want)
-    first = head.read(want)
     data[: len(first)] = first
     at = len(first)
     while at < want:
@@ -113,8 +118,7 @@ def _array(file: IO[bytes], size: int) -> np.ndarray:
             raise EOFError("the file ends in the middle")
         data[at : at + len(part)] = part
         at += len(part)
-    array = np.frombuffer(data, dtype=dtype)
-    return array.reshape(shape[::-1]).T if fortran else array.reshape(shape)
+    return data
 
 
 def _unreadable(name: str, error: OSError) -> InputError:

@@ -12,7 +12,7 @@ import typer
 
 from residyn import provenance, report
 from residyn.cli.options import Debug, Json, Seed, command
-from residyn.cli.output import emit, say, show
+from residyn.cli.output import deliver, leave, say
 from residyn.errors import InputError
 from residyn.results import Result
 
@@ -87,12 +87,12 @@ def adapt(
     section = replace(section, seconds=seconds)
     line = command("adapt", [source, target], options)
     result = Result("adapt", section.title, [section], line, seed, provenance.versions(), started, seconds)
-    _write(result, adaptation, second, names, output, branch, predictions, own=model is None)
-    if as_json:
-        emit(result.to_json())
-    elif output is None:
-        show(result)
-    raise typer.Exit(1 if result.verdict == "fail" else 0)
+    if branch is not None:
+        _save(adaptation, branch, own=model is None)
+    if predictions is not None:
+        _predict(adaptation, second, names, predictions)
+    deliver(result, output, as_json=as_json)
+    leave(result)
 
 
 def _outputs(output: str | None, branch: str | None, predictions: str | None, *, force: bool) -> None:
@@ -106,10 +106,16 @@ def _outputs(output: str | None, branch: str | None, predictions: str | None, *,
     if predictions is not None and Path(predictions).suffix.lower() != ".csv":
         raise InputError(f"`--predictions` must end in .csv, got {predictions!r}; add the ending")
     for option, path in (("-o", output), ("--branch", branch), ("--predictions", predictions)):
-        if path is not None and not Path(path).absolute().parent.is_dir():
-            raise InputError(f"`{option}` must be in a folder that exists, got {path!r}; make it first")
-        if path is not None and Path(path).exists() and not force:
-            raise InputError(f"`{option}` must be a file that is not there yet, got {path!r}; --force replaces it")
+        if path is not None:
+            _free(option, path, force=force)
+
+
+def _free(option: str, path: str, *, force: bool) -> None:
+    """Refuse a place that is not there, or taken."""
+    if not Path(path).absolute().parent.is_dir():
+        raise InputError(f"`{option}` must be in a folder that exists, got {path!r}; make it first")
+    if Path(path).exists() and not force:
+        raise InputError(f"`{option}` must be a file that is not there yet, got {path!r}; --force replaces it")
 
 
 def _second(target: str, labels: str | None, size: int, channels: int | None) -> Domain:
@@ -178,33 +184,22 @@ def _watch() -> Watch | None:
     return tell
 
 
-def _write(
-    result: Result,
-    adaptation: Adaptation,
-    target: Domain,
-    names: list[str],
-    output: str | None,
-    branch: str | None,
-    predictions: str | None,
-    *,
-    own: bool,
-) -> None:
+def _save(adaptation: Adaptation, path: str, *, own: bool) -> None:
     from residyn.transfer.branchfile import save_adapted
 
-    if branch is not None:
-        save_adapted(adaptation.model, branch, whole=own)
-        say(f"corrections written to {branch}")
-    if predictions is not None:
-        found = adaptation(target.x).softmax(1).max(1)
-        lines = [
-            f"{number},{_cell(names[int(c)] if int(c) < len(names) else str(int(c)))},{float(p):.4f}"
-            for number, (p, c) in enumerate(zip(found.values, found.indices, strict=True), 1)
-        ]
-        report.put(predictions, "\n".join(["sample,class,confidence", *lines]) + "\n")
-        say(f"{len(lines):,} predictions written to {predictions}")
-    if output is not None:
-        report.write(result, output)
-        say(f"{report.headline(result)}; written to {output}")
+    save_adapted(adaptation.model, path, whole=own)
+    say(f"corrections written to {path}")
+
+
+def _predict(adaptation: Adaptation, target: Domain, names: list[str], path: str) -> None:
+    """The class of each sample of the target, and how sure the model is of it."""
+    found = adaptation(target.x).softmax(1).max(1)
+    lines = [
+        f"{number},{_cell(names[int(c)] if int(c) < len(names) else str(int(c)))},{float(p):.4f}"
+        for number, (p, c) in enumerate(zip(found.values, found.indices, strict=True), 1)
+    ]
+    report.put(path, "\n".join(["sample,class,confidence", *lines]) + "\n")
+    say(f"{len(lines):,} predictions written to {path}")
 
 
 def _cell(text: str) -> str:

@@ -236,20 +236,7 @@ def _dask(plan: Plan) -> Iterator[None]:
 
 def _on_ray(files: list[str], work: _Guarded, plan: Plan) -> Iterator[Section]:
     """By Ray's own tasks: its joblib backend hands out results only when all are there."""
-    ray = require("ray", "cluster")
-    started = not ray.is_initialized()
-    if started:
-        cores = None if plan.scheduler else (plan.jobs if plan.jobs > 0 else os.cpu_count() or 1)
-        try:
-            ray.init(
-                address=plan.scheduler, num_cpus=cores, include_dashboard=False, log_to_driver=False, logging_level="ERROR"
-            )
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            raise InputError(
-                f"`--scheduler` must be the address of a Ray cluster that answers, got {plan.scheduler!r} "
-                f"({type(error).__name__}); `auto` finds one on this machine"
-            ) from error
-    try:
+    with _ray(plan) as ray:
         task = ray.remote(max_retries=1)(_call)
         running = {task.remote(work, file): file for file in files}
         while running:
@@ -259,9 +246,27 @@ def _on_ray(files: list[str], work: _Guarded, plan: Plan) -> Iterator[Section]:
                     yield ray.get(done)
                 except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError):
                     yield work.failed(file, _KILLED)
+
+
+@contextmanager
+def _ray(plan: Plan) -> Iterator[Any]:
+    """Ray, connected to the cluster or to workers started here; as it is, if it runs already."""
+    ray = require("ray", "cluster")
+    if ray.is_initialized():
+        yield ray
+        return
+    cores = None if plan.scheduler else (plan.jobs if plan.jobs > 0 else os.cpu_count() or 1)
+    try:
+        ray.init(address=plan.scheduler, num_cpus=cores, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"`--scheduler` must be the address of a Ray cluster that answers, got {plan.scheduler!r} "
+            f"({type(error).__name__}); `auto` finds one on this machine"
+        ) from error
+    try:
+        yield ray
     finally:
-        if started:
-            ray.shutdown()
+        ray.shutdown()
 
 
 def _call(work: _Guarded, file: str) -> Section:

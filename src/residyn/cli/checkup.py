@@ -176,29 +176,26 @@ def _compiler() -> Finding:
     name = os.environ.get("CXX", "") or next((n for n in ("g++", "clang++", "c++") if shutil.which(n)), "")
     if not name or not shutil.which(name):
         return Finding(key, title, "info", "none" if not name else f"{name} is not there", fix=fix)
-    with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder, "try.cpp")
-        source.write_text(_PROGRAM, "utf-8")
-        words = [
-            name,
-            "-shared",
-            "-fPIC",
-            "-fopenmp",
-            f"-I{sysconfig.get_path('include')}",
-            str(source),
-            "-o",
-            f"{folder}/try.so",
-        ]
-        try:
-            ended = subprocess.run(words, capture_output=True, text=True, errors="replace", timeout=60, check=False)
-            said = ended.stderr if ended.returncode else ""
-            version = subprocess.run([name, "--version"], capture_output=True, text=True, timeout=60, check=False).stdout
-        except (OSError, subprocess.SubprocessError) as error:
-            said, version = str(error), ""
+    said, version = _built(name)
     first = next((line for line in said.splitlines() if "error" in line.lower()), said.strip()[:120])
     if said:
         return Finding(key, title, "warn", f"{name} does not build", why=first[:200], fix=fix)
     return Finding(key, title, "pass", (version.splitlines() or [name])[0][:80])
+
+
+def _built(name: str) -> tuple[str, str]:
+    """What a compiler complains of when it builds a small extension, nothing if it does; and its version."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder, "try.cpp")
+        source.write_text(_PROGRAM, "utf-8")
+        headers = f"-I{sysconfig.get_path('include')}"
+        words = [name, "-shared", "-fPIC", "-fopenmp", headers, str(source), "-o", f"{folder}/try.so"]
+        try:
+            ended = subprocess.run(words, capture_output=True, text=True, errors="replace", timeout=60, check=False)
+            version = subprocess.run([name, "--version"], capture_output=True, text=True, timeout=60, check=False).stdout
+        except (OSError, subprocess.SubprocessError) as error:
+            return str(error), ""
+    return ended.stderr if ended.returncode else "", version
 
 
 def memory() -> tuple[float, float]:

@@ -53,7 +53,12 @@ def number(value: float | str | None) -> str:
     if value == int(value) and abs(value) < 1e6:
         return str(int(value)).replace("-", "−")
     if 1e-3 <= abs(value) < 1e5:
-        return f"{value:.4g}".replace("-", "−") if abs(value) < 1e4 else f"{value:.0f}".replace("-", "−")
+        return f"{value:{'.4g' if abs(value) < 1e4 else '.0f'}}".replace("-", "−")
+    return _powers(value)
+
+
+def _powers(value: float) -> str:
+    """A number with a power of ten."""
     mantissa, exponent = f"{value:.3e}".split("e")
     mantissa = mantissa.rstrip("0").rstrip(".").replace("-", "−")
     power = f"10{power_text(int(exponent))}"

@@ -72,9 +72,7 @@ class Plan:
         if self.clip is not None and not 0 < self.clip < math.inf:
             raise InputError(f"`clip` must be a finite norm > 0, or None, got {self.clip}; 1 is usual")
         for name, known in (("schedule", Schedule), ("precision", Precision), ("parallel", Parallel)):
-            if getattr(self, name) not in get_args(known):
-                words = " or ".join(f'"{word}"' for word in get_args(known))
-                raise InputError(f"`{name}` must be {words}, got {getattr(self, name)!r}")
+            _one_of(name, getattr(self, name), get_args(known))
 
     def rate_at(self, step: int, steps: int) -> float:
         """The learning rate of a step, a function of its number and of nothing else.
@@ -92,6 +90,12 @@ class Plan:
         if self.schedule == "constant":
             return self.rate
         return self.rate * 0.5 * (1 + math.cos(math.pi * (step - rising) / (steps - rising)))
+
+
+def _one_of(name: str, value: object, known: tuple[str, ...]) -> None:
+    if value not in known:
+        words = " or ".join(f'"{word}"' for word in known)
+        raise InputError(f"`{name}` must be {words}, got {value!r}")
 
 
 def _whole(name: str, value: object, least: int) -> None:
