@@ -9,6 +9,7 @@ from torch import nn
 
 import residyn as rd
 from residyn.audit.codes import CODES
+from residyn.audit.outputs import diagram
 from residyn.nets import MLP, ResNet
 
 from . import networks as N
@@ -122,6 +123,13 @@ def test_uncalibrated():
     sound = codes(N.Fn(lambda s, x: x + 0.0001 * s.f(x), f=N.mlp()), x, targets=y)
     assert "RD110" not in sound
     assert "RD110" not in codes(net, x[:20], targets=y[:20])  # too few to tell
+
+
+def test_logits_that_lie_between_0_and_1_are_logits():
+    x = torch.rand(60, 8, generator=torch.Generator().manual_seed(0))
+    drawn = diagram(x, torch.arange(60) % 8)
+    assert drawn is not None
+    assert drawn == diagram(x.double().softmax(1), torch.arange(60) % 8)
 
 
 def test_post_norm_at_depth():

@@ -94,16 +94,22 @@ def calibration(output: Tensor, targets: Tensor, seed: int = 0) -> tuple[float, 
     """
     if not classes(output, targets) or len(output) < 50:
         return None
-    rows = output.detach().double().cpu()
-    whole = bool((rows >= 0).all()) and bool((rows.sum(1) - 1).abs().max() < 1e-4)
-    p = rows if whole else rows.softmax(1)
+    p = _probabilities(output)
     generator = torch.Generator().manual_seed(seed)
     chance = sorted(ece(p, torch.multinomial(p, 1, generator=generator)[:, 0], kind="probabilities") for _ in range(100))
     return ece(p, targets.cpu(), kind="probabilities"), chance[94], len(p)
+
+
+def _probabilities(output: Tensor) -> Tensor:
+    """Rows of non-negative numbers that sum to 1 as they are, others as logits: also those that happen to lie in [0, 1]."""
+    rows = output.detach().double().cpu()
+    whole = bool((rows >= 0).all()) and bool((rows.sum(1) - 1).abs().max() < 1e-4)
+    return rows if whole else rows.softmax(1)
 
 
 def diagram(output: Tensor | None, targets: Any) -> Figure | None:
     """The reliability diagram of a classifier, where there are labels; `None` where there are not."""
     if output is None or not isinstance(targets, Tensor) or not classes(output, targets):
         return None
-    return reliability_figure(output.detach().float().cpu(), targets.cpu(), "Reliability", caption=f"{len(output)} samples.")
+    said = f"{len(output)} samples."
+    return reliability_figure(_probabilities(output), targets.cpu(), "Reliability", kind="probabilities", caption=said)
