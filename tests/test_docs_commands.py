@@ -109,7 +109,9 @@ def calibrate():
     z = 2 * rng.normal(size=(3, 600, 4))
     p = np.exp(z) / np.exp(z).sum(-1, keepdims=True)
     y = (p.cumsum(-1) > rng.random((3, 600, 1))).argmax(-1)
-    np.savez("logits.npz", logits=2 * z[0], labels=y[0])
+    Path("runs").mkdir()
+    for name, k in (("logits", 0), ("runs/first", 1), ("runs/second", 2)):
+        np.savez(f"{name}.npz", logits=2 * z[k], labels=y[k])
     for name, k in (("held_out.csv", 1), ("test.csv", 2)):
         rows = [",".join(f"{v:.6f}" for v in row) + f",{label}" for row, label in zip(2 * z[k], y[k], strict=True)]
         Path(name).write_text("\n".join(["ant,bee,cat,dog,label", *rows]) + "\n", "utf-8")

@@ -3,11 +3,13 @@
 import csv
 import json
 
+import jsonschema
 import numpy as np
 import pytest
 
 from residyn.cli import main
 from residyn.results import Result
+from residyn.schemas import VERBS, schema
 
 NETS = """
 import torch
@@ -15,6 +17,9 @@ from residyn.nets import MLP, ResNet
 
 def make():
     torch.manual_seed(0)
+    return ResNet(torch.nn.Linear(4, 8), [MLP(8, 8, 8) for _ in range(3)], torch.nn.Linear(8, 2))
+
+def random():
     return ResNet(torch.nn.Linear(4, 8), [MLP(8, 8, 8) for _ in range(3)], torch.nn.Linear(8, 2))
 
 def exploding():
@@ -80,21 +85,98 @@ def test_table(nets, tmp_path, capsys):
 def test_batch_goes_on_past_a_bad_file(nets, capsys):
     assert main(["audit", f"{nets}:make", "a.npz", "short.npz", "--json"]) == 1
     result = Result.from_dict(json.loads(capsys.readouterr().out))
-    assert result.sections[0].id == "a.npz: findings"
+    assert [section.id for section in result.sections] == ["a.npz", "short.npz"]
+    assert result.sections[0].title == "a.npz: Audit of ResNet: 3 residual blocks"
+    assert result.sections[1].title == "Audit on short.npz"
+    for words in ("The model's accuracy on this batch", "Every block by depth"):  # of findings and of blocks
+        assert words in result.sections[0].summary
+    assert [table.title for table in result.sections[0].tables] == ["Blocks by depth"]
+    assert len(result.sections[0].figures) == 4
     assert "`targets` must have one entry a sample, 5, got 3" in result.sections[-1].error
 
 
-@pytest.mark.slow
-def test_jobs(nets, tmp_path, capsys, monkeypatch):
-    pytest.importorskip("joblib")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
-    assert main(["audit", f"{nets}:make", "a.npz", "b.npz", "--jobs", "2", "--json", "--budget", "0"]) == 0
-    assert len(Result.from_dict(json.loads(capsys.readouterr().out)).sections) == 4
+def untimed(path):
+    """What a batch wrote, by file, without the time it took."""
+    plain = json.loads(path.read_text("utf-8"))
+    jsonschema.Draft202012Validator(schema(VERBS.get("audit", "result"))).validate(plain)
+    return {part["id"]: {**part, "seconds": 0} for part in plain["sections"]}
+
+
+def test_order_and_jobs_change_nothing(nets, tmp_path):
+    # workers that an earlier test started are in another folder
+    pytest.importorskip("joblib.externals.loky").get_reusable_executor().shutdown(wait=True)
+    words, found = ["audit", f"{nets}:random", "--budget", "0", "-o", "all.json"], []
+    for more in (
+        ["a.npz", "short.npz", "b.npz"],
+        ["b.npz", "a.npz", "short.npz"],
+        ["a.npz", "b.npz", "short.npz", "--jobs", "2"],
+    ):
+        assert main([*words, *more]) == 1
+        found.append(untimed(tmp_path / "all.json"))
+        assert list(found[-1]) == more[:3]
+    assert found[0] == found[1] == found[2]
+
+
+def test_random_weights_are_those_of_the_seed(nets, tmp_path):
+    parts = []
+    for seed, inputs in (("1", "ab"), ("1", "ba"), ("2", "ab")):
+        words = ["audit", f"{nets}:random", *(f"{name}.npz" for name in inputs), "--seed", seed, "-o", "all.csv"]
+        assert main(words) in (0, 1)
+        rows = csv.DictReader((tmp_path / "all.csv").read_text("utf-8").splitlines())
+        parts.append({(row["input"], row["block"]): row["‖F‖/‖x‖ (estimate)"] for row in rows})
+    assert parts[0] == parts[1]
+    assert parts[0] != parts[2]
+
+
+def test_an_interrupted_batch_goes_on_where_it_was(nets, tmp_path, capsys, monkeypatch):
+    from residyn.audit import inputs
+
+    real, seen = inputs.read, []
+
+    def once(file, *words, **options):
+        seen.append(file)
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        return real(file, *words, **options)
+
+    monkeypatch.setattr(inputs, "read", once)
+    words = ["audit", f"{nets}:make", "a.npz", "b.npz", "-o", "all.json", "--budget", "0"]
+    assert main(words) == 130
+    assert "1 of 2 files are kept in all.json.partial.jsonl; --resume goes on from there" in capsys.readouterr().err
+    assert not (tmp_path / "all.json").exists()
+    assert main([*words, "--resume"]) == 0
+    assert seen == ["a.npz", "b.npz", "b.npz"]
+    assert "1 files are done already" in capsys.readouterr().err
+    whole = untimed(tmp_path / "all.json")
+    assert main(words) == 0
+    assert untimed(tmp_path / "all.json") == whole
+    assert not list(tmp_path.glob("*.partial.jsonl"))
+
+
+def test_another_model_takes_nothing_over(nets, tmp_path, capsys, monkeypatch):
+    from residyn.audit import inputs
+
+    real = inputs.read
+    words = ["audit", f"{nets}:make", "a.npz", "b.npz", "-o", "all.json", "--budget", "0"]
+
+    def stopped(file, *words, **options):
+        if file == "b.npz":
+            raise KeyboardInterrupt
+        return real(file, *words, **options)
+
+    monkeypatch.setattr(inputs, "read", stopped)
+    assert main(words) == 130
+    monkeypatch.setattr(inputs, "read", real)
+    (tmp_path / f"{nets}.py").write_text(NETS + "\n# changed\n", "utf-8")
+    assert main([*words, "--resume"]) == 0
+    assert "nothing is taken over: it was made with model" in capsys.readouterr().err
 
 
 def test_interrupted(nets, tmp_path, capsys):
     (tmp_path / f"{nets}.py").write_text(NETS + "\ndef stopped():\n    raise KeyboardInterrupt\n", "utf-8")
     assert main(["audit", f"{nets}:stopped", "a.npz", "-o", "page.html"]) == 130
+    assert "residyn: interrupted; nothing was written" in capsys.readouterr().err
+    assert main(["audit", f"{nets}:stopped", "a.npz", "b.npz"]) == 130
     assert "residyn: interrupted; nothing was written" in capsys.readouterr().err
     assert not (tmp_path / "page.html").exists()
 
@@ -115,6 +197,8 @@ def test_text_report(nets, capsys):
         (["x:y", "--budget", "-1"], "`--budget` must be seconds >= 0, got -1"),
         (["x:y", "--jobs", "0"], "`--jobs` must be at least 1"),
         (["x:y", "--backend", "mpi"], "`--backend` must be one of loky, dask, ray"),
+        (["x:y", "a.npz", "b.npz", "--resume"], "`--resume` must come with `-o FILE`, got none"),
+        (["x:y", "a.npz", "b.npz", "--scheduler", "tcp://x:1"], "`--scheduler` needs `--backend dask` or `ray`"),
         (["x:y", "a.npz", "--shape", "2,4"], "`--shape` must come without INPUT, got both"),
         (["x:y", "-o", "x.docx"], "`-o` must end in one of"),
         (["x:y", "--normalise", "wild"], "`--normalise` must be one of imagenet, half, none, got 'wild'"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from residyn import provenance
@@ -43,25 +44,54 @@ def result(found: Audit, *, command: str = "", started: str = "", data: str = ""
     Returns:
         A result of one to three sections: findings, blocks, and calibration where labels were given.
     """
-    name = type(found.model).__name__
     versions = provenance.versions()
-    title = f"Audit of {name}: {len(found.blocks)} residual block{'s' * (len(found.blocks) != 1)}"
     begun = started or provenance.now()
-    return Result("audit", title, sections(found, data=data), command, found.run.seed, versions, begun, found.seconds)
+    return Result("audit", title(found), sections(found, data=data), command, found.run.seed, versions, begun, found.seconds)
 
 
-def sections(found: Audit, *, data: str = "", prefix: str = "") -> list[Section]:
+def title(found: Audit) -> str:
+    """What heads a report.
+
+    Args:
+        found: The audit.
+    """
+    count = len(found.blocks)
+    return f"Audit of {type(found.model).__name__}: {count} residual block{'s' * (count != 1)}"
+
+
+def section(found: Audit, id: str, *, name: str, data: str = "") -> Section:
+    """The whole report as one section, where it is one of many.
+
+    Args:
+        found: The audit.
+        id: Id of the section.
+        name: What the input is called; it stands before the title.
+        data: What it was run on.
+    """
+    parts = sections(found, data=data)
+    return replace(
+        parts[0],
+        id=id,
+        title=f"{name}: {title(found)}",
+        summary="\n\n".join(part.summary for part in parts if part.summary),
+        equation=parts[1].equation,
+        code=parts[1].code,
+        figures=[figure for part in parts for figure in part.figures],
+        tables=[table for part in parts for table in part.tables],
+    )
+
+
+def sections(found: Audit, *, data: str = "") -> list[Section]:
     """The sections of the report.
 
     Args:
         found: The audit.
         data: What it was run on.
-        prefix: Put before their ids, for a batch.
     """
     name = type(found.model).__name__
     parts = [
         Section(
-            f"{prefix}findings",
+            "findings",
             "What is wrong, worst first",
             summary=_summary(found),
             data=data,
@@ -69,7 +99,7 @@ def sections(found: Audit, *, data: str = "", prefix: str = "") -> list[Section]
             seconds=found.seconds,
         ),
         Section(
-            f"{prefix}blocks",
+            "blocks",
             f"The {len(found.blocks)} residual blocks of {name}",
             summary=_reading(found),
             equation="x⁺ = skip(x) + F(x)",
@@ -80,12 +110,12 @@ def sections(found: Audit, *, data: str = "", prefix: str = "") -> list[Section]
     ]
     diagram = outputs.diagram(found.logits, found.targets)
     if diagram is not None:
-        parts.append(Section(f"{prefix}calibration", "Whether its probabilities are to be believed", figures=[diagram]))
+        parts.append(Section("calibration", "Whether its probabilities are to be believed", figures=[diagram]))
     return parts
 
 
 def _summary(found: Audit) -> str:
-    parts = [f"{len(found.blocks)} residual blocks in {found.seconds:.1f} s. " + found.seen]
+    parts = [f"{len(found.blocks)} residual blocks. " + found.seen]
     if found.metric is not None:
         parts[0] += f" The model's {found.metric[0]} on this batch is {found.metric[1]:.4g}."
     if found.warnings:

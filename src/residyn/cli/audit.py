@@ -5,10 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,8 +17,15 @@ from residyn.cli import batch
 from residyn.cli.options import Debug, Json, Output, Seed, among, command
 from residyn.cli.output import Stopped, deliver, leave
 from residyn.cli.progress import share
-from residyn.errors import InputError, ResidynError, check_choice, require
+from residyn.errors import InputError, check_choice
 from residyn.results import Result, Section
+
+if TYPE_CHECKING:
+    from residyn.audit.auditing import Audit
+    from residyn.cli.progress import Share
+
+
+_NORMALISE = ("imagenet", "half", "none")
 
 
 @dataclass(frozen=True)
@@ -52,89 +59,99 @@ def audit(
     size: Annotated[int, typer.Option("--size", metavar="PIXELS", help="Side that pictures are cut to.")] = 224,
     normalise: Annotated[
         str,
-        typer.Option(
-            "--normalise", autocompletion=among("imagenet", "half", "none"), help="Of pictures: imagenet, half or none."
-        ),
+        typer.Option("--normalise", autocompletion=among(*_NORMALISE), help="Of pictures: imagenet, half or none."),
     ] = "imagenet",
     length: Annotated[int, typer.Option("--length", metavar="N", help="Most tokens of a text.")] = 128,
-    jobs: Annotated[int, typer.Option("--jobs", metavar="N", help="Inputs at once; -1 for one a core.")] = 1,
+    jobs: batch.Jobs = 1,
     backend: batch.Backend = "loky",
+    scheduler: batch.Scheduler = None,
+    resume: batch.Resume = False,
     seed: Seed = 0,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Find the residual blocks of a model, measure them, and say what is wrong."""
-    _check(output, jobs, backend, budget)
+    plan = batch.Plan(jobs, backend, scheduler, resume)
+    batch.check(plan, output)
+    _check(output, budget, normalise)
     if inputs and shape:
         raise InputError("`--shape` must come without INPUT, got both; it makes an input up")
     began, started = time.perf_counter(), provenance.now()
     wish = Wish(model, weights, tuple(shape or ()), labels, budget, size, normalise, length, seed)
-    files: list[str | None] = list(dict.fromkeys(inputs)) if inputs else [None]
+    files = list(dict.fromkeys(inputs or []))
+    versions = provenance.versions(*(["transformers"] if model.startswith("hf:") else []))
     try:
-        parts = [_one(wish, files[0])] if len(files) == 1 else _batch(wish, files, jobs, backend)
+        if len(files) > 1:
+            title = f"Audit of {model} on {len(files)} inputs"
+            conditions = {"wish": asdict(wish), "model": _stamps(model), "versions": versions}
+            conditions |= {"weights": batch.stamp(weights), "labels": batch.stamp(labels)}
+            work = partial(_section, wish=wish)
+            sections = batch.run(files, work, plan, output=output, conditions=conditions, title=_title)
+        else:
+            title, sections = _alone(wish, files[0] if files else None)
     except KeyboardInterrupt:
         raise Stopped("interrupted; nothing was written") from None
-    title = parts[0][0] if len(parts) == 1 else f"Audit of {model} on {len(parts)} inputs"
-    sections = [section for _, some in parts for section in some]
-    seconds = time.perf_counter() - began
-    versions = provenance.versions(*(["transformers"] if model.startswith("hf:") else []))
-    result = Result("audit", title, sections, _command(wish, inputs or []), seed, versions, started, seconds)
-    deliver(result, output, as_json=as_json, write=_write)
+    result = Result("audit", title, sections, _command(wish, files), seed, versions, started, time.perf_counter() - began)
+    deliver(result, output, as_json=as_json, write=partial(_write, many=len(files) > 1))
     leave(result)
 
 
-def _check(output: str | None, jobs: int, backend: str, budget: float | None) -> None:
-    check_choice("--backend", backend, batch.BACKENDS, "loky uses this machine's cores")
-    if jobs == 0 or jobs < -1:
-        raise InputError(f"`--jobs` must be at least 1, or -1 for one a core, got {jobs}")
+def _check(output: str | None, budget: float | None, normalise: str) -> None:
     if budget is not None and not budget >= 0:
         raise InputError(f"`--budget` must be seconds >= 0, got {budget:g}; 0 finds the blocks only")
     if output is not None:
         report.check(output)
+    check_choice("--normalise", normalise, _NORMALISE)
 
 
-Part = tuple[str, list[Section]]
+def _found(wish: Wish, file: str | None, progress: Share | None = None) -> tuple[Audit, str]:
+    """Load and run; the audit, and what it was run on."""
+    import torch
 
-
-def _one(wish: Wish, file: str | None, prefix: str = "", *, quiet: bool = False) -> Part:
-    """Load, run, and make sections."""
     from residyn.audit import inputs as reading
-    from residyn.audit import loading, page
+    from residyn.audit import loading
     from residyn.audit.auditing import audit as run
 
-    check_choice("--normalise", wish.normalise, reading.STATISTICS)
-    model = loading.load(wish.model, wish.weights)
+    with torch.random.fork_rng(devices=[]):  # a factory that draws its weights draws the same for every input
+        torch.manual_seed(wish.seed)
+        model = loading.load(wish.model, wish.weights)
     home = wish.model[3:] if wish.model.startswith("hf:") else ""
     if file is None:
         given = reading.made(list(wish.shapes), model, wish.seed)
     else:
         given = reading.read(file, model, home=home, size=wish.size, normalise=wish.normalise, length=wish.length)
     truth = given.labels if wish.labels is None else reading.labels(wish.labels)
-    with share("audit", quiet=quiet) as progress:
-        found = run(model, *given.args, targets=truth, budget=wish.budget, seed=wish.seed, progress=progress, **given.kwargs)
-    title = page.result(found).title
-    return title, page.sections(found, data=given.where, prefix=prefix)
+    found = run(model, *given.args, targets=truth, budget=wish.budget, seed=wish.seed, progress=progress, **given.kwargs)
+    return found, given.where
 
 
-def _batch(wish: Wish, files: list[str | None], jobs: int, backend: str) -> list[Part]:
-    """Every input, in order; those that fail say why in a section of their own, and the others go on."""
-    names = [str(file) for file in files]
-    if jobs == 1:
-        found: Iterable[Part] = (_safely(wish, name) for name in names)
-    else:
-        joblib = require("joblib", "cluster")
-        if backend == "ray":
-            require("ray.util.joblib", "cluster").register_ray()
-        found = joblib.Parallel(n_jobs=jobs, backend=backend)(joblib.delayed(_safely)(wish, name) for name in names)
-    return list(found)
+def _alone(wish: Wish, file: str | None) -> tuple[str, list[Section]]:
+    """Title and sections of the audit of one input."""
+    from residyn.audit import page
+
+    with share("audit") as progress:
+        found, where = _found(wish, file, progress)
+    return page.title(found), page.sections(found, data=where)
 
 
-def _safely(wish: Wish, file: str) -> Part:
-    try:
-        title, sections = _one(wish, file, f"{Path(file).name}: ", quiet=True)
-    except ResidynError as error:
-        return file, [Section(file, f"Audit on {Path(file).name}", error=str(error))]
-    return title, [replace(s, title=f"{Path(file).name}: {s.title}") for s in sections]
+def _section(file: str, wish: Wish) -> Section:
+    """The audit of one input of many."""
+    from residyn.audit import page
+
+    found, where = _found(wish, file)
+    return page.section(found, file, name=Path(file).name, data=where)
+
+
+def _title(file: str) -> str:
+    return f"Audit on {Path(file).name}"
+
+
+def _stamps(model: str) -> list[str]:
+    """Tells whether the files have changed that a model comes from; a module's code as far as its own file."""
+    if model.startswith("hf:"):
+        return [batch.stamp(str(part)) for part in sorted(Path(model[3:]).glob("*"))]
+    module = model.partition(":")[0]
+    return [batch.stamp(model), batch.stamp(f"{module.replace('.', '/')}.py")]
 
 
 def _command(wish: Wish, files: list[str]) -> str:
@@ -146,16 +163,16 @@ def _command(wish: Wish, files: list[str]) -> str:
     return command("audit", [wish.model, *files], options)
 
 
-def _write(result: Result, output: str) -> None:
+def _write(result: Result, output: str, *, many: bool) -> None:
     if Path(output).suffix.lower() == ".csv":
-        report.put(output, _csv(result))
+        report.put(output, _csv(result, many=many))
     else:
         report.write(result, output)
 
 
-def _csv(result: Result) -> str:
+def _csv(result: Result, *, many: bool) -> str:
     """The blocks of all inputs, a line each; the columns that any of them has."""
-    tables = [(s.id.rpartition(": ")[0], t) for s in result.sections for t in s.tables]
+    tables = [(s.id if many else "", t) for s in result.sections for t in s.tables]
     columns = list(dict.fromkeys(column for _, t in tables for column in t.columns))
     page = io.StringIO()
     out = csv.DictWriter(page, ["input", *columns], lineterminator="\n", restval="")

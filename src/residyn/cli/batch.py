@@ -101,11 +101,10 @@ def run(
     Raises:
         InputError: If `plan.resume` is asked for without `output`.
     """
-    if plan.resume and output is None:
-        raise InputError("`--resume` must come with `-o FILE`, got none; the files that are done are kept beside it")
+    check(plan, output)
     names = list(dict.fromkeys(files))
     store = None if output is None else _opened(f"{output}.partial.jsonl", conditions or {}, resume=plan.resume)
-    stamps = {name: _stamp(name) for name in names}
+    stamps = {name: stamp(name) for name in names}
     done = {} if store is None else {n: s for n, s in store.sections.items() if store.stamps.get(n) == stamps.get(n)}
     if plan.resume and done:
         say(f"{len(done)} files are done already")
@@ -163,8 +162,31 @@ def _opened(path: str, conditions: dict[str, Any], *, resume: bool) -> Store:
     return store
 
 
-def _stamp(file: str) -> str:
-    """Tells whether a file has changed since it was done; empty where there is none."""
+def check(plan: Plan, output: str | None) -> None:
+    """Refuse to go on with a batch that kept nothing.
+
+    Args:
+        plan: Where and how.
+        output: The output file.
+
+    Raises:
+        InputError: If `plan.resume` is asked for without `output`.
+    """
+    if plan.resume and output is None:
+        raise InputError("`--resume` must come with `-o FILE`, got none; the files that are done are kept beside it")
+
+
+def stamp(file: str | None) -> str:
+    """Tells whether a file has changed since it was done.
+
+    Args:
+        file: Its name, if there is one.
+
+    Returns:
+        Size and time of change; empty where there is no such file.
+    """
+    if not file:
+        return ""
     try:
         found = Path(file).stat()
     except (OSError, ValueError):

@@ -47,7 +47,8 @@ def disulfide(
 ) -> None:
     """Find disulfide bonds, and rank the pairs of residues that could be bonded."""
     plan = batch.Plan(jobs, backend, scheduler, resume)
-    _check(output, resume=resume)
+    batch.check(plan, output)
+    _check(output)
     began, started = time.perf_counter(), provenance.now()
     from residyn.protein.assessment import Wish
 
@@ -78,9 +79,7 @@ def _reason(result: Result) -> str:
     return f", without a row: {empty[0].summary.rpartition(chr(10))[2]}"
 
 
-def _check(output: str | None, *, resume: bool) -> None:
-    if resume and output is None:
-        raise InputError("`--resume` must come with `-o FILE`, got none; the files that are done are kept beside it")
+def _check(output: str | None) -> None:
     if output is None:
         return
     ending = Path(output).suffix.lower()

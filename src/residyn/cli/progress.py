@@ -49,18 +49,17 @@ def bar(ids: Sequence[str]) -> Iterator[Progress | None]:
 
 
 @contextmanager
-def share(task: str, *, quiet: bool = False, lines: bool = False) -> Iterator[Share | None]:
+def share(task: str, *, lines: bool = False) -> Iterator[Share | None]:
     """Show how far one job is.
 
     Args:
         task: Its name.
-        quiet: Whether it is one of many, which show nothing of their own.
         lines: Whether to say so every tenth, where standard error is no terminal.
 
     Yields:
         What the job calls; `None` where nobody watches.
     """
-    if quiet or sys.stderr is None or not (sys.stderr.isatty() or lines):
+    if sys.stderr is None or not (sys.stderr.isatty() or lines):
         yield None
         return
     if not sys.stderr.isatty():
