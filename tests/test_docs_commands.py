@@ -89,7 +89,9 @@ def audit():
     model = load("mypackage.nets:make")
     save_file(model.state_dict(), "trained.safetensors")
     x = torch.randn(8, 3, 32, 32)
-    np.savez("batch.npz", x=x.numpy(), labels=np.arange(8) % 3)
+    Path("batches").mkdir()
+    for name in ("batch", "batches/first", "batches/second"):
+        np.savez(f"{name}.npz", x=x.numpy(), labels=np.arange(8) % 3)
     torch.export.save(torch.export.export(model.eval(), (x,)), "exported.pt2")
 
     import transformers
