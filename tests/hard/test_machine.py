@@ -125,7 +125,8 @@ def test_nobody_reads_standard_error_either(tmp_path):
 
 # Ctrl-C after so much processor time, whatever the machine is doing besides.
 PRESSED = """
-import os, signal
+import atexit, os, signal
+atexit.register(signal.setitimer, signal.ITIMER_VIRTUAL, 0)  # nobody presses when it is over
 signal.signal(signal.SIGVTALRM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
 signal.setitimer(signal.ITIMER_VIRTUAL, {after})
 """
