@@ -178,5 +178,7 @@ def test_stack_says_which_modes_have_a_meaning():
         def march(self, problem):
             raise NotImplementedError
 
-    with pytest.raises(rd.InputError, match=r"`gradient` of a Stack must be Backprop\(\) or Checkpoint\(\), got Odd\(\)"):
+    with pytest.raises(
+        rd.InputError, match=r"`gradient` of a Stack must be Backprop\(\), Checkpoint\(\) or Reversible\(\), got Odd\(\)"
+    ):
         rd.Stack(blocks(1), gradient=Odd())(torch.ones(1, 4, dtype=F64))

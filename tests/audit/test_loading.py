@@ -270,14 +270,14 @@ def bad(tmp_path):
     ("job", "words"),
     [
         (lambda f, m: inputs.read(f("absent.npz"), m), "`INPUT` must be a file that can be read"),
-        (lambda f, m: inputs.read(f("objects.npz"), m), "must hold arrays of plain numbers, got: Object arrays"),
+        (lambda f, m: inputs.read(f("objects.npz"), m), "must be an npz archive of plain numbers, got: objects"),
         (lambda f, m: inputs.read(f("text.npy"), m), "must hold numbers, got <U1"),
         (
             lambda f, m: inputs.read(f("names.npz"), m),
             "must name its arrays as the forward's arguments, first, second, got a, b",
         ),
         (lambda f, m: inputs.read(f("none.npz"), m), "must hold an array, got none"),
-        (lambda f, m: inputs.read(f("x.npz"), m), "must hold arrays of plain numbers"),
+        (lambda f, m: inputs.read(f("x.npz"), m), "must be an npz archive of plain numbers"),
         (lambda f, m: inputs.read(f("x.png"), m), "must be a picture"),
         (lambda f, m: inputs.read(f("x.safetensors"), m), "must be a safetensors file"),
         (lambda f, m: inputs.read(f("x.doc"), m), "`INPUT` must end in .npz, .npy, .safetensors, .txt or be a picture"),

@@ -262,3 +262,17 @@ def test_colour_and_progress_only_on_a_terminal(tmp_path):
 
     assert "\x1b[32m" in on_terminal()
     assert "\x1b[32m" not in on_terminal(NO_COLOR="1")
+
+
+def test_an_import_that_ctrl_c_stops_is_an_interruption(monkeypatch, capsys):
+    from residyn.cli import app as verbs
+
+    def stopped(*_, **__):
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt as pressed:
+            raise ImportError("initialization failed") from pressed
+
+    monkeypatch.setattr(verbs, "app", stopped)
+    assert main(["list"]) == 130
+    assert capsys.readouterr().err == "residyn: interrupted\n"

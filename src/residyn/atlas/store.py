@@ -116,7 +116,7 @@ def _parse(line: str) -> dict[str, Any] | None:
     """One line; `None` where the interruption cut it short."""
     try:
         value = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
 

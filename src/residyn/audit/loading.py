@@ -134,6 +134,12 @@ def _fill(model: nn.Module, path: str) -> None:
         )
 
 
+_BROKEN = (
+    pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, AttributeError, EOFError, ValueError, LookupError, TypeError,
+)  # fmt: skip
+"""What a pickle that is damaged, or more than weights, ends in."""
+
+
 def _weights(path: str) -> dict[str, Tensor]:
     """A state dict from safetensors, or from a pickle that holds nothing but tensors and plain containers."""
     check_file(path, "weights")
@@ -149,7 +155,7 @@ def _weights(path: str) -> dict[str, Tensor]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, AttributeError, EOFError, ValueError, zipfile.BadZipFile) as error:
+    except _BROKEN as error:
         raise InputError(
             f"{path}: must hold weights only, got a pickle that would run code or no pickle of torch; it was not run. Save the "
             "state dict with safetensors.torch.save_file"

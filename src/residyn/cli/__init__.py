@@ -69,6 +69,9 @@ def _run(words: Sequence[str], *, debug: bool) -> int:
         complain(f"there is not enough memory ({str(error) or 'none is left'})", hint="take a smaller input, or fewer --jobs")
         return 1
     except Exception as error:
+        if _pressed(error):
+            complain("interrupted")
+            return INTERRUPTED
         if debug:
             raise
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
@@ -80,6 +83,15 @@ def _run(words: Sequence[str], *, debug: bool) -> int:
     if code == INTERRUPTED:  # typer turns the key press into this code itself, without a word
         complain("interrupted")
     return code if isinstance(code, int) else 0
+
+
+def _pressed(error: BaseException | None) -> bool:
+    """Whether an error comes of Ctrl-C: a module in C that it stops while it is loaded calls it an import that failed."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _help_hint(words: Sequence[str]) -> str:

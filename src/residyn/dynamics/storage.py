@@ -112,7 +112,7 @@ def _read(side: Path) -> dict[str, Any]:
         about = json.loads(side.read_text("utf-8"))
     except OSError as error:
         raise InputError(f"{side}: must lie beside the weights, got: {error.strerror}; copy both files") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{side}: must be JSON, got: {error}; save the model again") from None
     if not isinstance(about, dict) or about.get("schema") != SCHEMA:
         got = about.get("schema") if isinstance(about, dict) else type(about).__name__

@@ -125,7 +125,7 @@ class Checkpoint:
             with safe_open(self.path, "pt") as file:
                 about = json.loads((file.metadata() or {}).get(_KEY, "null"))
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-        except (SafetensorError, OSError, ValueError) as error:
+        except (SafetensorError, OSError, ValueError, RecursionError) as error:
             raise self._damaged(str(error)) from None
         if not isinstance(about, dict) or about.get("schema") != SCHEMA or not isinstance(about.get("setup"), dict):
             raise self._damaged("it was not written by this version of `propagate`")

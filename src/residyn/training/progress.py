@@ -112,5 +112,5 @@ def _step(line: str) -> float:
     """The step of a line; infinity for one that a kill cut off."""
     try:
         return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return float("inf")

@@ -63,7 +63,7 @@ def load_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
     except FileNotFoundError:
         raise InputError(f"{path}: must be a file that can be read, got none; give the path that was saved to") from None
-    except (SafetensorError, OSError, ValueError, torch.cuda.OutOfMemoryError) as error:
+    except (SafetensorError, OSError, ValueError, RecursionError, torch.cuda.OutOfMemoryError) as error:
         raise InputError(f"{path}: must be a safetensors file, got: {error}; save it again") from None
     if not isinstance(about, dict):
         raise InputError(f"{path}: must be a file written by Residyn, got safetensors without its header; save it again")

@@ -95,7 +95,7 @@ def load_peft(model: nn.Module, folder: str | os.PathLike[str], name: str = "def
     try:
         about = json.loads(Path(folder, _CONFIG).read_text("utf-8"))
         tensors = load_file(Path(folder, _WEIGHTS))
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, RecursionError, SafetensorError) as error:
         raise InputError(f"{folder}: must hold {_CONFIG} and {_WEIGHTS}, got: {error}; save_pretrained writes them") from None
     _plain(folder, about)
     known = model.__dict__.get("_residyn_adapters")

@@ -86,7 +86,7 @@ def test_what_is_no_picture_is_named(tmp_path):
     for name, words in {
         "a.png": "must be a picture that can be read",
         "cut.png": "must be a picture that can be read",
-        "p.npy": "must be a picture that can be read",
+        "p.npy": "must be an .npy file of plain numbers",
         "none.png": "must be a file that exists",
         "nan.npy": "must hold finite pixels",
         "deep.npy": "must be a grey or colour picture",
