@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```console\n(.*?)^```", re.MULTILINE | re.DOTALL)
 WRITES = ("-o", "--report", "--model-out", "--branch", "--predictions")
-SLOW = {"atlas", "audit", "calibrate", "dynamics", "graph", "index", "inverse", "protein", "scale", "transfer"}
+SLOW = {"atlas", "audit", "calibrate", "dynamics", "graph", "index", "inverse", "protein", "quantum", "scale", "transfer"}
 
 # What is not run here, and why.
 LEFT = {
@@ -169,6 +169,11 @@ def protein():
         Path(f"{name}.cif.gz").write_bytes(gzip.compress(structure.make_mmcif_document().as_string().encode()))
 
 
+def quantum():
+    Path("water.xyz").write_text("3\nwater\nO 0 0 0.1173\nH 0 0.7572 -0.4692\nH 0 -0.7572 -0.4692\n", "utf-8")
+    Path("hydrogen.xyz").write_text("2\nhydrogen\nH 0 0 0\nH 0 0 0.74\n", "utf-8")
+
+
 def transfer():
     rng = np.random.default_rng(0)
     centres, y = 3 * rng.normal(size=(3, 4)), np.arange(120) % 3
@@ -192,7 +197,9 @@ def transfer():
     save_file(load("mynets:resnet").state_dict(), "resnet.safetensors")
 
 
-HAS = {f.__name__: f for f in (audit, calibrate, dynamics, graph, inverse, nets, protein, transfer)} | {"scale": protein}
+HAS = {f.__name__: f for f in (audit, calibrate, dynamics, graph, inverse, nets, protein, quantum, transfer)} | {
+    "scale": protein
+}
 
 
 @pytest.fixture

@@ -153,10 +153,16 @@ def test_ctrl_c_while_it_starts(after, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("job", ["segment train", "disulfide, batch", "deblur, batch", "spectrum", "dynamics fit"])
 def test_ctrl_c_in_the_middle_says_what_was_kept(job, tmp_path):
-    BY_NAME[job].prepare(tmp_path)
-    said = pressed(job, 2.2, tmp_path)
-    kept = sorted(path.name for path in tmp_path.rglob("*") if ".run." in path.name or ".partial." in path.name)
-    if kept and said is not None:
+    for after in (2.2, 1.8, 1.4):  # earlier, where a fast machine has done the job by then
+        folder = tmp_path / str(after)
+        folder.mkdir()
+        BY_NAME[job].prepare(folder)
+        said = pressed(job, after, folder)
+        if said is not None:
+            break
+    assert said is not None, "the job was always done before"
+    kept = sorted(path.name for path in folder.rglob("*") if ".run." in path.name or ".partial." in path.name)
+    if kept:
         assert any(name in said for name in kept), (said, kept)
 
 
