@@ -274,3 +274,26 @@ def test_half_precision_and_numpy_scalars():
     net = N.Fn(lambda s, x: x + float(np.float32(0.5)) * s.f(x), f=N.mlp()).bfloat16()
     block = rd.audit(net, torch.randn(4, 8).bfloat16()).blocks[0]
     assert 0 < block.ratio < 10
+
+
+def test_a_backward_pass_that_fails_is_a_warning():
+    """Half of the channels is overwritten after a layer has kept it for its derivative: torch refuses, the audit goes on."""
+
+    def forward(s, x):
+        x = x.clone()
+        x[:, :4] += s.f(x[:, 4:])
+        return x
+
+    found = rd.audit(N.Fn(forward, f=nn.Linear(4, 4)), torch.randn(6, 8))
+    (line,) = found.warnings
+    assert line.startswith("the model's backward pass fails: no gradient profile (one of the variables needed for gradient")
+    assert found.blocks[0].gradient_norm is None
+    assert found.blocks[0].dropped > 0
+
+
+def test_a_stream_in_another_precision_than_its_branch():
+    """x in single, F in double precision: the Jacobian is that of F, here a matrix whose norm is known."""
+    weight = torch.diag(torch.arange(1.0, 9.0, dtype=torch.float64))
+    found = rd.audit(N.Fn(lambda s, x: (x + x.double() @ s.w).float(), w=nn.Parameter(weight)), torch.randn(4, 8))
+    assert not found.warnings
+    assert float(found.blocks[0].jacobian_norm) == pytest.approx(8, rel=1e-2)  # the norm is asked to 1 %

@@ -31,11 +31,15 @@ class Local(Jacobian):
     """
 
     def __init__(self, branch: Branch, x: Tensor) -> None:
-        super().__init__(branch, x)
+        def kept(x: Tensor) -> Tensor:
+            y = branch(x)
+            return y if y.dtype == x.dtype else y.to(x.dtype)  # a stream in one precision, branches in another
+
+        super().__init__(kept, x)
         self.__dict__["_forward"] = self._derivative
         if not any("conv" in branch.graph.nodes[i].op for i in branch.steps):
             with contextlib.suppress(InputError, RuntimeError):  # not twice differentiable: forwards, then
-                self.__dict__["_forward"] = _double_reverse(branch, self.x, RuntimeError("no second derivative"))
+                self.__dict__["_forward"] = _double_reverse(kept, self.x, RuntimeError("no second derivative"))
 
     def _derivative(self, v: Tensor) -> Tensor:
         """J·v by forward mode; a trace of it would cost more than these few products."""
