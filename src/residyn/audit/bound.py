@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as f
 
 from residyn.analysis.composition import Composition
-from residyn.analysis.graph import GraphBound
+from residyn.analysis.graph import GraphBound, with_weight
 from residyn.analysis.layers import Options
 from residyn.audit import operations
 from residyn.audit.blocks import Measured
@@ -130,10 +130,10 @@ class _Writer:
         given = dict(zip(("input", "weight", "bias", "stride", "padding", "dilation", "groups"), args, strict=False)) | kwargs
         fixed = not self._moves(given.get("weight"))
         if name == "linear" and fixed:
-            return _layer(nn.Linear, given), args[0]
+            return _layer(None, given), args[0]
         if name in ("matmul", "mm", "addmm") and not kwargs and self._matrix(args[-1]):
             bias = args[0] if name == "addmm" else None  # it changes no norm
-            return None if self._moves(bias) else (_layer(nn.Linear, {"weight": _turned(args[-1])}), args[-2])
+            return None if self._moves(bias) else (_layer(None, {"weight": _turned(args[-1])}), args[-2])
         if name in _CONVOLUTIONS and fixed:
             return _layer(_CONVOLUTIONS[name], given), args[0]
         if name in ("batch_norm", "layer_norm"):
@@ -168,19 +168,9 @@ def _turned(item: Held) -> Held:
 
 
 def _layer(kind: Any, given: dict[str, Any]) -> nn.Module:
-    """A linear layer or convolution with weights that were kept."""
-    weight, bias = given["weight"].tensor, given.get("bias")
-    made: Any
-    if kind is nn.Linear:
-        made = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
-    else:
-        settings = {key: given[key] for key in ("stride", "padding", "dilation", "groups") if key in given}
-        groups = settings.get("groups", 1)
-        made = kind(weight.shape[1] * groups, weight.shape[0], tuple(weight.shape[2:]), bias=False, device="meta", **settings)
-    made.weight = nn.Parameter(weight, requires_grad=False)
-    made.bias = None if bias is None else nn.Parameter(bias.tensor, requires_grad=False)
-    layer: nn.Module = made
-    return layer
+    """A linear layer (`None`) or convolution with a weight that was kept; its offset changes no norm."""
+    settings = {key: given[key] for key in ("stride", "padding", "dilation", "groups") if key in given}
+    return with_weight(kind, given["weight"].tensor, settings)
 
 
 def _batch_norm(args: Any, kwargs: Any) -> nn.Module:
