@@ -69,6 +69,15 @@ def section(name: str, quick: bool) -> str:
     return "\n".join(lines) + "\n"
 
 
+def hide_misfit(name: str) -> None:
+    """Let a package that does not fit this torch pass for one that is not installed: peers load it where they find it."""
+    if importlib.util.find_spec(name) is None:
+        return
+    ended = subprocess.run([sys.executable, "-c", f"import {name}"], capture_output=True, check=False)
+    if ended.returncode:
+        sys.modules[name] = None  # type: ignore[assignment]  # Python's own mark for what cannot be imported
+
+
 def version(name: str) -> str:
     """Of an installed distribution."""
     try:
@@ -90,6 +99,7 @@ def alone(name: str, quick: bool) -> int:
     said = sys.stdout
     try:
         with contextlib.redirect_stdout(sys.stderr):  # what peers have to say is not part of the table
+            hide_misfit("torchvision")
             text = section(name, quick)
     except (ImportError, SystemExit) as error:
         sys.stderr.write(f"{error}\n")
