@@ -103,6 +103,8 @@ def _section(section: Section, console: Console, tr: Language) -> None:
         console.print(Text(f"✕ {tr('broke off:')} {clean(section.error)}", style="bold red"))
     if section.findings:
         _findings(section.findings, console, tr)
+    elif section.tables and (section.summary or section.equation):
+        console.print()
     for table in section.tables:
         _table(table, console)
     facts = [f"{tr('data:')} {clean(section.data)}"] if section.data else []
