@@ -163,16 +163,24 @@ def kept(page: Path) -> dict[str, str]:
 
 def summary(sections: dict[str, str]) -> str:
     """How many of the figures asked for are reached, and which are not; why stands in their notes."""
-    rows = [(name, line) for name, text in sections.items() for line in text.splitlines() if line.startswith("| ")]
-    asked = [(name, line) for name, line in rows if re.search(r"\| (\*\*not reached\*\*|reached) \|", line)]
-    short = [(name, line) for name, line in asked if "**not reached**" in line]
-    text = f"Of {len(asked)} ratios asked for, {len(asked) - len(short)} are reached."
+    asked = [(name, row) for name, text in sections.items() for line in text.splitlines() if (row := judged(line))]
+    short = [(name, row) for name, row in asked if not row[3]]
+    text = f"Of {len(asked)} figures asked for, {len(asked) - len(short)} are reached."
     if short:
-        text += " Not reached, each with its reason in the note of its row:\n"
-        for name, line in short:
-            cells = [cell.strip() for cell in line.strip("|").split(" | ")]
-            text += f"\n- [{name}](#{name}): {cells[0]}: {cells[3]}, asked {cells[4]}"
+        text += " Not reached, each with its reason in the note of its row or above its table:\n"
+        text += "".join(f"\n- [{name}](#{name}): {what}: {found}, asked {wanted}" for name, (what, found, wanted, _) in short)
     return text + "\n\n"
+
+
+def judged(line: str) -> tuple[str, str, str, bool] | None:
+    """What, measured, asked and whether it is reached, of a line of a table or of a printed list that has a verdict."""
+    if line.startswith("| "):
+        cells = [cell.strip() for cell in line.strip("|").split(" | ")]
+        what, found, wanted, verdict = (cells[0], cells[3], cells[4], cells[5]) if len(cells) > 5 else ("", "", "", "")
+    else:
+        cells = re.split(r" {2,}", line.strip())
+        what, found, wanted, verdict = cells[:4] if len(cells) == 4 else ("", "", "", "")
+    return (what, found, wanted, verdict == "reached") if verdict in ("reached", "**not reached**") else None
 
 
 def write(page: Path, sections: dict[str, str]) -> None:
