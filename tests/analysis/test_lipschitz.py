@@ -160,6 +160,49 @@ class Overwrites(nn.Module):
         return y
 
 
+class Turned(nn.Module):
+    """3·x, by attributes of tensors that are views of them."""
+
+    def __init__(self, name):
+        super().__init__()
+        self.name = name
+
+    def forward(self, x):
+        y = getattr(x, self.name)
+        return 3 * (y if self.name in ("real", "data") else getattr(y, self.name))
+
+
+@pytest.mark.parametrize("name", ["mT", "mH", "real", "data"])
+def test_attributes_that_are_views_are_no_constants(name):
+    assert float(rd.lipschitz(Turned(name), (3, 4))) == pytest.approx(3)
+
+
+class Parts(nn.Module):
+    """Tuples of parts, added and joined: two copies of x."""
+
+    def forward(self, x):
+        return torch.cat(tensors=x.chunk(2, -1) + x.chunk(2, -1), dim=-1)
+
+
+def test_tuples_of_parts():
+    assert float(rd.lipschitz(Parts(), 4)) == pytest.approx(2**0.5)
+
+
+class Doubling(nn.Module):
+    """x *= 3 writes into x, which is used again; torch.fx traces it as a new tensor."""
+
+    def forward(self, x):
+        y = x * 1
+        z = y
+        y *= 3
+        return z + y
+
+
+class Summing(nn.Module):
+    def forward(self, x):
+        return x + x.sum(0, keepdim=True)
+
+
 def test_what_is_written_in_place_is_seen():
     assert float(rd.lipschitz(Overwrites(), 3)) >= slope(Overwrites(), (3,))
 
@@ -225,6 +268,8 @@ class Two(nn.Module):
         (lambda: rd.lipschitz(rd.Residual(nn.Linear(3, 4)), 3), r"`Residual.branch` must keep the shape \(3,\), got \(4,\)"),
         (lambda: rd.lipschitz(nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)), 3), r"call .eval\(\)"),
         (lambda: rd.lipschitz(Pair(), 3), "`Pair` must return one tensor to be bounded, got tuple"),
+        (lambda: rd.lipschitz(Doubling(), 3), r"`Doubling` \(Doubling\) must compute what torch.fx traces of it to be bounded, got something"),
+        (lambda: rd.lipschitz(Summing(), 3), r"`Summing` \(Summing\) must treat each sample by itself to be bounded, got a sum over"),
         (lambda: rd.lipschitz(Two(), 3), "`Two` must take one tensor to be bounded, got 2 inputs"),
         (lambda: rd.lipschitz(nn.Linear(3, 3), 3, known={"x": -1}), "`known` must hold constants >= 0, got -1"),
         (lambda: rd.lipschitz(math.sin, 3), "`module` must be an nn.Module"),

@@ -1,6 +1,8 @@
 """The finder against the table of architectures, and what it does to the models: nothing."""
 
+import collections
 import copy
+import dataclasses
 import importlib.util
 import random
 
@@ -211,3 +213,27 @@ def test_silence_is_broken():
     assert "scripted or custom operations" in warnings_of(model, *args)
     assert "one sample" in warnings_of(N.Mixer(), torch.randn(1, 6, 8))
     assert "no gradient could be recorded" not in warnings_of(N.Mixer().requires_grad_(False), SEQ())
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    x: torch.Tensor
+    scale: float = 1.0
+
+
+@pytest.mark.parametrize(
+    "kind", [lambda x: {"x": x}, lambda x: collections.UserDict(x=x), Pair], ids=["dict", "UserDict", "dataclass"]
+)
+def test_inputs_within_others_are_not_written_into(kind):
+    """A model may write into its input, in whatever that comes; the user's own tensor stays, and a single sample is repeated."""
+
+    def forward(s, given):
+        x = given.x if isinstance(given, Pair) else given["x"]
+        return x.add_(1) * 1 + s.f(x)
+
+    given = torch.randn(1, 8)
+    kept = given.clone()
+    found = rd.audit(N.Fn(forward, f=N.mlp()), kind(given))
+    assert torch.equal(given, kept)
+    assert [b.shape for b in found.blocks] == [(2, 8)]
+    assert found.blocks[0].jacobian_norm > 0

@@ -227,6 +227,87 @@ class Out(nn.Module):
         return y
 
 
+class Depths(nn.Module):
+    """Raposo et al. (2024): a block for the chosen positions only, whose results are added where they belong."""
+
+    def __init__(self, n=8, put="scatter_add"):
+        super().__init__()
+        self.f, self.route, self.put = mlp(n), nn.Linear(n, 1), put
+
+    def forward(self, x):
+        chosen = self.route(x)[..., 0].topk(3, -1).indices[..., None].expand(-1, -1, x.shape[-1])
+        y = self.f(x.gather(1, chosen))
+        return x.scatter_add(1, chosen, y) if self.put == "scatter_add" else x.index_add(1, torch.tensor([0, 2, 4]), y)
+
+
+class GatedXL(nn.Module):
+    """Parisotto et al. (2019): a GRU's gate as the skip; σ(W·y + U·x), though y comes from x, is no block of its own."""
+
+    def __init__(self, n=8):
+        super().__init__()
+        self.w, self.u = (nn.ModuleList(nn.Linear(n, n) for _ in range(3)) for _ in range(2))
+        self.f = mlp(n)
+
+    def forward(self, x):
+        y = self.f(x)
+        r, z = (torch.sigmoid(self.w[i](y) + self.u[i](x)) for i in range(2))
+        h = torch.tanh(self.w[2](y) + self.u[2](r * x))
+        return (1 - z) * x + z * h
+
+
+class Streams(nn.Module):
+    """Zhu et al. (2024): two streams, mixed by weights as the skip."""
+
+    def __init__(self, n=8):
+        super().__init__()
+        self.f = nn.ModuleList(mlp(n) for _ in range(2))
+        self.a, self.b = nn.Parameter(torch.eye(2) + 0.1), nn.Parameter(torch.randn(2, 2, 1, 1))
+
+    def forward(self, x):
+        h = torch.stack([x, 2 * x])
+        for f, b in zip(self.f, self.b, strict=True):
+            h = torch.einsum("ij,jbn->ibn", self.a, h) + b * f(h[0])
+        return h.sum(0)
+
+
+class Halves(nn.Module):
+    """One half of the channels changed by the other, written back in place."""
+
+    def __init__(self, n=8):
+        super().__init__()
+        self.f = nn.Linear(n // 2, n // 2)
+
+    def forward(self, x):
+        x, n = x.clone(), x.shape[-1] // 2
+        x[..., :n] += self.f(x[..., n:].clone())
+        return x
+
+
+class Divided(nn.Module):
+    """Bertasius et al. (2021): the class token goes beside the frames, in the skip and in the branch."""
+
+    def __init__(self, n=8):
+        super().__init__()
+        self.f = nn.Linear(n, n)
+
+    def forward(self, x):
+        first, rest = x[:, :1], x[:, 1:]
+        y = self.f(torch.cat([first.mean(-1, keepdim=True).expand_as(first), rest.flip(1)], 1))
+        return torch.cat([first, rest], 1) + torch.cat([y[:, :1], y[:, 1:]], 1)
+
+
+class Written(nn.Module):
+    """The skip times a vector that is learned, and the root mean square norm written out."""
+
+    def __init__(self, n=8):
+        super().__init__()
+        self.f, self.s, self.g, self.b = mlp(n), *(nn.Parameter(torch.rand(n)) for _ in range(3))
+
+    def forward(self, x):
+        x = self.s * x + self.f(x)
+        return self.b + self.g * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6))
+
+
 def pooled(s, x):
     """A skip that is projected and then pooled by hand, as in Hiera."""
     B, T, _ = x.shape
@@ -277,6 +358,17 @@ VARIANTS = {
         ["identity"],
     ),
     "bfloat16": (lambda: Fn(lambda s, x: x + s.f(x), f=mlp()).bfloat16(), (lambda: SEQ().bfloat16(),), ["identity"]),
+    "mixture of depths": (lambda: nn.Sequential(Depths(), Depths(put="index_add")), (SEQ,), ["identity"] * 2),
+    "GRU gates": (lambda: nn.Sequential(GatedXL(), GatedXL()), (SEQ,), ["scaled"] * 2),
+    "hyper-connections": (Streams, (lambda: torch.randn(4, 8),), ["projection"] * 2),
+    "halves in place": (Halves, (SEQ,), ["identity"]),
+    "class token beside": (lambda: nn.Sequential(Divided(), Divided()), (SEQ,), ["identity"] * 2),
+    "a vector's skip": (Written, (SEQ,), ["scaled"]),
+    "projected by @": (
+        lambda: Fn(lambda s, x: x @ s.w + s.f(x), f=mlp(), w=nn.Parameter(torch.randn(8, 8))),
+        (SEQ,),
+        ["projection"],
+    ),
     "two linear maps": (lambda: Fn(lambda s, x: s.a(x) + s.b(x), a=mlp(), b=mlp()), (SEQ,), []),
     "no_grad": (lambda: Fn(torch.no_grad()(lambda s, x: x + s.f(x)), f=mlp()), (SEQ,), ["identity"]),
     "inference_mode": (lambda: Fn(torch.inference_mode()(lambda s, x: x + s.f(x)), f=mlp()), (SEQ,), ["identity"]),

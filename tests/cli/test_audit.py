@@ -95,6 +95,22 @@ def test_batch_goes_on_past_a_bad_file(nets, capsys):
     assert "`targets` must have one entry a sample, 5, got 3" in result.sections[-1].error
 
 
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["{}:mke", "a.npz", "b.npz"], "`MODEL` must name something in `{}`, got 'mke'"),
+        (["{}x:make", "a.npz", "b.npz"], "`MODEL` must name a module that can be imported, got '{}x'"),
+        (["{}:make", "a.npz", "b.npz", "--weights", "w.safetensors"], "`weights` must be a file that can be read"),
+        (["{}:make", "a.npz", "b.npz", "--labels", "y.txt"], "`labels` must be a file that can be read"),
+    ],
+)
+def test_what_all_inputs_need_is_refused_at_once(nets, tmp_path, capsys, words, text):
+    assert main(["audit", *(word.format(nets) for word in words), "-o", "all.json"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert text.format(nets) in line
+    assert not list(tmp_path.glob("all.json*"))
+
+
 def untimed(path):
     """What a batch wrote, by file, without the time it took."""
     plain = json.loads(path.read_text("utf-8"))

@@ -158,7 +158,7 @@ def test_an_empty_table_says_why(tmp_path, capsys):
         (["absent.pdb"], "`path` must be a file that exists, got 'absent.pdb'"),
         ([CRAMBIN, "--chain", "Z"], "`chain` must be one of A, got 'Z'"),
         ([CRAMBIN, "--pick", "99"], "`pick` must be at most"),
-        ([CRAMBIN, "--exclude", "B:3"], "`residue` must be one of 1EJG, got 'B:3'"),
+        ([CRAMBIN, "--exclude", "B:3"], "`exclude` must be one of 1EJG, got 'B:3'"),
         ([CRAMBIN, "--assembly", "9"], "`assembly` must be one that"),
         ([CRAMBIN, "-o", "x.docx"], "`-o` must end in one of .html .json .csv .pml .txt, got 'x.docx'"),
         ([CRAMBIN, "-o", "none/x.pml"], "`-o` must be in a folder that exists"),

@@ -412,6 +412,11 @@ def test_a_frozen_parameter_in_the_adjoint_norm_warns():
             "requires `step_size`",
         ),
         (
+            lambda: ours.odeint(_field, Y0, T, method="rk4", options={"step_size": 0.0}),
+            RuntimeError,
+            "step_size must be > 0, got 0.0",
+        ),
+        (
             lambda: ours.odeint(_field, Y0, T, method="rk4", options={"interp": "x"}),
             ValueError,
             "Unknown interpolation method x",
@@ -421,6 +426,7 @@ def test_a_frozen_parameter_in_the_adjoint_norm_warns():
             AssertionError,
             "underflow in dt|non-finite values",
         ),
+        (lambda: ours.odeint(_field, Y0, T, options={"max_step": -1.0}), AssertionError, "underflow in dt -1.0 at t = 0.0"),
         (lambda: ours.odeint(_field, Y0 * math.nan, T), AssertionError, "non-finite values in state"),
         (lambda: ours.odeint_dense(_field, Y0, T[0], T[1], method="rk4"), AssertionError, "method must be adaptive"),
     ],
@@ -428,6 +434,15 @@ def test_a_frozen_parameter_in_the_adjoint_norm_warns():
 def test_errors(call, error, words):
     with pytest.raises(error, match=words):
         call()
+
+
+@pytest.mark.parametrize("method", methods.ADAPTIVE)
+def test_a_state_without_entries(method):
+    assert ours.odeint(_field_of_nothing, torch.zeros(0, 3, dtype=D), T, method=method).shape == (7, 0, 3)
+
+
+def _field_of_nothing(t, y):
+    return -y
 
 
 @pytest.mark.parametrize("method", [m for m in methods.METHODS if m != "explicit_adams"])
@@ -446,9 +461,13 @@ def test_events(method, back):
     assert y[1, 0].item() == pytest.approx(0.2, abs=1e-3 if method == "scipy_solver" else 1e-12)
 
 
+EVENT_METHODS = ["dopri5", "dopri8", "tsit5", "bosh3", "rk4"]  # all of them exact on a parabola
+
+
+@pytest.mark.parametrize("method", EVENT_METHODS)
 @pytest.mark.parametrize("interface", [ours.odeint, ours.odeint_adjoint])
 @pytest.mark.parametrize("back", [False, True])
-def test_events_have_the_gradient_of_the_implicit_function_theorem(interface, back):
+def test_events_have_the_gradient_of_the_implicit_function_theorem(interface, back, method):
     # a ball from (h, v) at t0 under g lands at level c: closed forms, both ways in time
     h, v, g, c, t0 = (torch.tensor(x, dtype=D, requires_grad=True) for x in (10.0, 1.0, 9.8, 2.0, 0.5))
     sign = -1.0 if back else 1.0
@@ -460,6 +479,8 @@ def test_events_have_the_gradient_of_the_implicit_function_theorem(interface, ba
         event_fn=lambda t, y: y[0] - c,
         reverse_time=back,
         odeint_interface=interface,
+        method=method,
+        options={"step_size": 0.3, "interp": "cubic"} if method == "rk4" else None,
         **kwargs,
     )
     duration = (v + sign * torch.sqrt(v**2 + 2 * g * (h - c))) / g

@@ -128,6 +128,42 @@ def test_jpeg_keeps_tables_and_metadata(tmp_path):
         assert image.info["dpi"] == pytest.approx((72, 72), abs=0.02)
 
 
+@pytest.mark.parametrize("source", ["a.jpg", "a.tif"])
+@pytest.mark.parametrize("target", ["b.jpg", "b.tif"])
+def test_inks_stay_inks(tmp_path, source, target):
+    from PIL import Image
+
+    ramp = np.add.outer(np.arange(64), np.arange(48))
+    inks = np.stack([ramp, 255 - ramp, ramp // 2, 0 * ramp + 40], -1).astype(np.uint8)
+    how = {"quality": 100, "subsampling": 0} if source == "a.jpg" else {}
+    Image.frombytes("CMYK", (48, 64), inks.tobytes()).save(tmp_path / source, **how)
+    photo = files.read(tmp_path / source)
+    assert photo.inks
+    files.write(photo.pixels, photo, tmp_path / target)
+    with Image.open(tmp_path / target) as image:
+        assert (image.mode, image.size, getattr(image, "n_frames", 1)) == ("CMYK", (48, 64), 1)
+        # a smooth ramp at the best quality: coefficients are rounded to 1, some levels a pixel in two passes
+        np.testing.assert_allclose(np.asarray(image).astype(int), inks.astype(int), atol=4)
+
+
+@pytest.mark.parametrize("channels", [2, 4])
+def test_channels_of_no_name_are_one_page(tmp_path, channels):
+    array = pixels(np.uint16, channels)
+    np.testing.assert_array_equal(round_trip(tmp_path, array, "a.tif").pixels, array)
+
+
+def test_alpha_that_is_multiplied_in_stays_so(tmp_path):
+    import tifffile
+
+    array = pixels(np.uint8, 4)
+    tifffile.imwrite(tmp_path / "a.tif", array, photometric="rgb", extrasamples=["assocalpha"])
+    photo = files.read(tmp_path / "a.tif")
+    files.write(photo.pixels, photo, tmp_path / "b.tif")
+    with tifffile.TiffFile(tmp_path / "b.tif") as file:
+        assert [sample.name for sample in file.pages[0].extrasamples] == ["ASSOCALPHA"]
+        np.testing.assert_array_equal(file.asarray(), array)
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.uint8, np.uint16])
 def test_tiff_tags_and_volumes(tmp_path, dtype):
     import tifffile
@@ -212,6 +248,8 @@ def saved(array, **kwargs):
         (lambda: saved(np.zeros((64, 64)))[:5000], "is broken and cannot be read"),
         (lambda: saved(np.array([Evil()], object), allow_pickle=True), "must hold real intensities, got an array of object"),
         (lambda: saved(np.zeros((8, 8), complex)), "must hold real intensities, got an array of complex128"),
+        (lambda: saved(np.arange(5.0)), r"must be a picture \(H, W\), a volume .* got \(5,\)"),
+        (lambda: saved(np.float64(3)), r"must be a picture \(H, W\), .* got \(\)"),
         (lambda: saved(np.zeros((0, 8))), r"must hold real intensities, got float64 \(0, 8\)"),
     ],
 )
@@ -277,6 +315,9 @@ def test_animations_and_unlike_pages_are_refused(tmp_path):
         ("x.jpg", pixels(np.uint16), None, "must not be a JPEG for a picture with uint16"),
         ("x.jpg", pixels(np.uint8), pixels(np.uint8), "must not be a JPEG for a picture with alpha"),
         ("x.png", pixels(np.float32), None, "must not be a PNG for float32 .* take .tif or .npy"),
+        ("x.jpg", pixels(np.uint8, 4), None, r"must not be a JPEG for a picture with uint8 \(21, 34, 4\)"),
+        ("x.jpg", pixels(np.uint8, 2), None, r"must not be a JPEG for a picture with uint8 \(21, 34, 2\)"),
+        ("x.png", pixels(np.uint8, 4), None, r"must not be a PNG for uint8 \(21, 34, 4\)"),
         ("x.gif", pixels(np.uint8), None, "`-o` must end in one of .png"),
         ("none/x.png", pixels(np.uint8), None, "must be in a folder that exists"),
     ],

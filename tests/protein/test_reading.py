@@ -132,6 +132,33 @@ def test_selenium(tmp_path):
     assert len(find_disulfides(protein)) == 4
 
 
+@pytest.mark.parametrize("name", ["SEC", "PYL", "UNK"])
+def test_a_rare_residue_of_a_chain_that_no_record_ends(tmp_path, name):
+    # HETATM by convention; programs that write no TER record make the parser take it for the first ligand
+    body = [row for row in lines("5rsa") if row.startswith("ATOM") and row[17:20] != "DOD"]
+    rows = ["HETATM" + row[6:17] + name + row[20:] if int(row[22:26]) == 50 else row for row in body]
+    assert not any(row.startswith("TER") for row in rows)
+    protein = read(write(tmp_path, rows))
+    assert [r.number for r in protein.residues] == list(range(1, 125))
+    assert protein.residues[49].name == name
+
+
+def test_an_amino_acid_that_is_a_ligand_stays_out(tmp_path):
+    body = [row for row in lines("5rsa") if row.startswith("ATOM")]
+    far = [row[:22] + " 301" + row[26:30] + f"{float(row[30:38]) + 90:8.3f}" + row[38:] for row in body if row[22:26] == "  50"]
+    rows = [*body, "TER", *("HETATM" + row[6:] for row in far)]
+    assert len(read(write(tmp_path, rows))) == 124
+
+
+def test_atoms_without_occupancy_and_b_factor(tmp_path):
+    rows = [row[:54].rstrip() for row in lines("5rsa") if row.startswith("ATOM")]
+    path = tmp_path / "bare.pdb"
+    path.write_text("\n".join(rows))  # and the last line without its end
+    protein = read(path)
+    assert len(protein) == 124
+    assert len(find_disulfides(protein)) == 4
+
+
 def test_first_model_only(tmp_path):
     body = [row for row in lines("1ubi") if row.startswith("ATOM")]
     shifted = [row[:30] + f"{float(row[30:38]) + 50:8.3f}" + row[38:] for row in body]
@@ -146,6 +173,27 @@ def test_predicted_models_are_recognised(tmp_path):
     protein = read(write(tmp_path, rows))
     assert protein.predicted
     assert "confidence" in protein.notes[-1]
+
+
+def test_a_crystal_solved_with_a_prediction_is_measured(tmp_path):
+    # deposited entries name the search model of their molecular replacement
+    body = [row for row in lines("1ubi") if row.startswith("ATOM")]
+    remark = "REMARK 200 STARTING MODEL: ALPHAFOLD"
+    assert not read(write(tmp_path, ["EXPDTA    X-RAY DIFFRACTION", remark, *body])).predicted
+    assert not read(write(tmp_path, ["EXPDTA    ELECTRON MICROSCOPY", remark, *body])).predicted
+    assert read(write(tmp_path, [remark, *body])).predicted
+    assert read(write(tmp_path, ["EXPDTA    THEORETICAL MODEL (SWISS-MODEL SERVER)", *body])).predicted
+
+
+def test_a_confidence_that_stands_behind_the_atoms_is_seen(tmp_path):
+    block = gemmi.read_structure(str(sample("1ubi"))).make_mmcif_document().sole_block()
+    block.find_mmcif_category("_exptl.").erase()
+    block.set_pair("_comment.text", gemmi.cif.quote("x" * 300_000))
+    table = block.init_loop("_ma_qa_metric.", ["id", "name"])
+    table.add_row(["1", "pLDDT"])
+    path = tmp_path / "model.cif"
+    path.write_text(block.as_string())
+    assert read(path).predicted
 
 
 def two_chains(tmp_path):

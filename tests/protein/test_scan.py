@@ -261,7 +261,7 @@ def test_temperature_scales_the_gain():
         ({"temperature": 0.0}, "`temperature` must be > 0 K, got 0"),
         ({"max_strain": -1.0}, "`max_strain` must be > 0 kcal/mol, got -1"),
         ({"exclude": ["A:900-910"]}, "`exclude` must name residues of 1UBI, got 'A:900-910' without any"),
-        ({"exclude": ["B:4"]}, "`residue` must be one of 1UBI, got 'B:4'"),
+        ({"exclude": ["B:4"]}, "`exclude` must be one of 1UBI, got 'B:4'"),
     ],
 )
 def test_refused(how, words):

@@ -169,9 +169,19 @@ class Composition:
             raise InputError(
                 f"`{name}` ({type(module).__name__}) must be traceable by torch.fx to be bounded: {cause}; " + _help(name)
             ) from None
-        from residyn.analysis.graph import GraphBound
+        from residyn.analysis.graph import GraphBound, same_as_traced
 
-        return GraphBound(self, module, graph, name).run(shape)
+        found = GraphBound(self, module, graph, name).run(shape)
+        what = f"`{name}` ({type(module).__name__})"
+        if not same_as_traced(module, graph, shape):
+            raise InputError(
+                f"{what} must compute what torch.fx traces of it to be bounded, got something else: it may write into a tensor "
+                f"that it uses again; {_help(name)}"
+            )
+        sums = any(node.target in (torch.sum, "sum") for node in graph.nodes)
+        if sums and GraphBound(self, module, graph, name).run(shape, 2)[0] > found[0] * (1 + 1e-6):
+            raise InputError(f"{what} must treat each sample by itself to be bounded, got a sum over the batch; {_help(name)}")
+        return found
 
     def _told(self, module: nn.Module, name: str) -> float | None:
         for key in (module, name, name.partition(".")[2], type(module)):

@@ -32,6 +32,7 @@ _MOVES = {
     "contiguous", "clone", "float", "double", "to", "unflatten",
 }  # fmt: skip
 _INPLACE = {operator.iadd, operator.isub, operator.imul, torch.relu_, "add_", "sub_", "mul_", "div_", "relu_"}
+_VIEWS = {"T", "mT", "H", "mH", "data", "real", "imag"}  # attributes that are the tensor's own entries
 _JOINS = {torch.cat, torch.concat, torch.stack}
 _POOLS: dict[Any, Callable[..., nn.Module]] = {
     f.max_pool1d: nn.MaxPool1d, f.max_pool2d: nn.MaxPool2d, f.max_pool3d: nn.MaxPool3d,
@@ -58,10 +59,10 @@ class GraphBound(fx.Interpreter):
         self.composition, self.name = composition, name
         self.constants: dict[fx.Node, float] = {}
 
-    def run(self, shape: Shape) -> tuple[float, Shape]:  # type: ignore[override]
-        """The constant of the output, and its shape."""
+    def run(self, shape: Shape, batch: int = 1) -> tuple[float, Shape]:  # type: ignore[override]
+        """The constant of the output, and its shape, for a batch of so many samples."""
         example = next((p for p in self.module.parameters() if p.is_floating_point()), torch.zeros(()))
-        x = torch.zeros(1, *shape, dtype=example.dtype, device=example.device)
+        x = torch.zeros(batch, *shape, dtype=example.dtype, device=example.device)
         inputs = [node for node in self.graph.nodes if node.op == "placeholder" and not node.args]
         if len(inputs) != 1:
             raise InputError(
@@ -70,10 +71,10 @@ class GraphBound(fx.Interpreter):
         with undisturbed(x.device), torch.no_grad():
             try:
                 y = super().run(x)
-            except (RuntimeError, ValueError, TypeError) as error:
+            except (RuntimeError, ValueError, TypeError, AttributeError, LookupError) as error:
                 if isinstance(error, InputError):
                     raise
-                cause = str(error).strip().splitlines()[0]
+                cause = (str(error).strip().splitlines() or [type(error).__name__])[0]
                 raise InputError(f"`input_shape` must fit the network, got {shape} for `{self.name}`: {cause}") from None
         out = next(node for node in self.graph.nodes if node.op == "output")
         if not isinstance(y, Tensor):
@@ -135,17 +136,16 @@ class GraphBound(fx.Interpreter):
     def _function(self, n: fx.Node, value: Any) -> float:
         target = n.target
         if target in _SUMS:
-            scale = abs(float(n.kwargs.get("alpha", 1)))  # type: ignore[arg-type]
-            first, second = n.args[0], n.args[1] if len(n.args) > 1 else n.kwargs["other"]
-            return self._spread(first, value) + scale * self._spread(second, value)
+            return self._sum(n, value)
         if target in _PRODUCTS or target in _QUOTIENTS:
             return self._scaled(n, value)
-        if target in _MOVES:
+        if target in _MOVES or (target is getattr and n.args[1] in _VIEWS):
             if target is operator.getitem and not self._distinct(n):
                 raise self._unknown(n, f"indexing by a tensor in `{self.name}`")
             return self._first(n)
         if target in _JOINS:
-            return math.hypot(*[self._of(part) for part in n.args[0]])  # type: ignore[union-attr]
+            parts: Any = n.args[0] if n.args else n.kwargs["tensors"]
+            return self._of(parts) if isinstance(parts, fx.Node) else math.hypot(*[self._of(part) for part in parts])
         if target is f.dropout:
             given = dict(zip(("p", "training"), n.args[1:], strict=False)) | n.kwargs
             rate = float(given.get("p", 0.5)) if given.get("training", True) else 0.0  # type: ignore[arg-type]
@@ -153,13 +153,20 @@ class GraphBound(fx.Interpreter):
         if target in (torch.mean, "mean", torch.sum, "sum"):
             merged = self._value(n.all_input_nodes[0]).numel() / value.numel()
             return self._first(n) * (math.sqrt(merged) if target in (torch.sum, "sum") else 1 / math.sqrt(merged))
-        if target in ("size", "dim", getattr):
+        if target in ("size", "dim") or (target is getattr and not isinstance(value, Tensor)):
             return 0.0
         layer = FUNCTIONS[target]() if target in FUNCTIONS else self._pool(n)
         bound = None if layer is None else layer_bound(layer, self._shape(n.all_input_nodes[0]), self.composition.options)
         if bound is None:
             raise self._unknown(n, f"`{getattr(target, '__name__', target)}` in `{self.name}`")
         return self._first(n) * float(bound)
+
+    def _sum(self, n: fx.Node, value: Any) -> float:
+        scale = abs(float(n.kwargs.get("alpha", 1)))  # type: ignore[arg-type]
+        first, second = n.args[0], n.args[1] if len(n.args) > 1 else n.kwargs["other"]
+        if isinstance(value, Tensor):
+            return self._spread(first, value) + scale * self._spread(second, value)
+        return math.hypot(self._of(first), self._of(second))  # of two tuples
 
     def _pool(self, n: fx.Node) -> nn.Module | None:
         make = _POOLS.get(n.target)
@@ -207,3 +214,27 @@ class GraphBound(fx.Interpreter):
         return InputError(
             f"{what} has no known Lipschitz constant; put it into a module of its own and give its constant in `known`"
         )
+
+
+def same_as_traced(module: nn.Module, graph: fx.Graph, shape: Shape) -> bool:
+    """Whether a module gives on random numbers what its graph gives; Python's `x *= 2` is traced as another tensor.
+
+    Args:
+        module: What was traced.
+        graph: Its graph.
+        shape: Of one sample.
+    """
+    example = next((p for p in module.parameters() if p.is_floating_point()), torch.zeros(()))
+    x = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0)).to(example)
+    results = []
+    with undisturbed(x.device), torch.no_grad():
+        for run in (module, fx.Interpreter(module, graph=graph).run):
+            torch.manual_seed(0)
+            try:
+                results.append(run(x.clone()))
+            except (RuntimeError, ValueError, TypeError) as error:
+                results.append(type(error))
+    first, second = results
+    if not (isinstance(first, Tensor) and isinstance(second, Tensor)):
+        return True  # no tensor, or no batch of two: told where it is run
+    return first.shape == second.shape and torch.allclose(first, second, rtol=1e-4, atol=1e-6, equal_nan=True)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import dataclasses
 import random
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -140,7 +142,7 @@ def _settings(model: nn.Module) -> Iterator[None]:
 
 
 def mapped(tree: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """A tree of tuples, lists and mappings with its tensors changed; other things stay what they are.
+    """A tree of tuples, lists, mappings and dataclasses with its tensors changed; other things stay what they are.
 
     >>> mapped({"a": (torch.tensor(1), "b")}, lambda t: t + 1)
     {'a': (tensor(2), 'b')}
@@ -153,4 +155,14 @@ def mapped(tree: Any, change: Callable[[Tensor], Tensor]) -> Any:
         return type(tree)(mapped(item, change) for item in tree)
     if isinstance(tree, Mapping) and type(tree) is dict:
         return {key: mapped(item, change) for key, item in tree.items()}
+    if isinstance(tree, MutableMapping):  # a class of the user's, or a tokenizer's batch: its own kind of copy
+        batch = copy.copy(tree)
+        for key, item in tree.items():
+            batch[key] = mapped(item, change)
+        return batch
+    if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
+        made = copy.copy(tree)
+        for part in dataclasses.fields(tree):
+            object.__setattr__(made, part.name, mapped(getattr(tree, part.name), change))  # frozen ones too
+        return made
     return tree

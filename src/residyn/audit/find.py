@@ -12,6 +12,7 @@ those whose branch is used elsewhere too. A recurrence over the slices of its in
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -167,6 +168,10 @@ class Finder:
             found.conditions.add("static")
         if any(self._used_elsewhere(b, index) for b in working):
             found.conditions.add("branch used elsewhere")
+        if step.weights and self._opens(found.out):
+            found.kind = "elementwise"
+            self.gates.append(found)
+            return None
         return found
 
     def _works(self, source: int, branch: int, step: _Step) -> bool:
@@ -264,13 +269,16 @@ class Finder:
             yield _Step(live[0], **{**more, "scaled": True}, **rest)
         elif node.op in ("max", "amax", "cat") and len(live) == 1:  # pooled over an axis, or padded
             yield _Step(live[0], **{**more, "resampled": True}, **rest)
+        elif node.op == "cat":  # a part of the skip is the source, the rest goes beside it; the largest part first
+            for v in sorted(live, key=lambda v: -math.prod(graph.values[v].shape)):
+                yield _Step(v, **{**more, "sliced": True}, **rest)
         elif node.op in operations.ACTIVATIONS and s.weights and len(live) == 1:
             yield _Step(live[0], **more, **rest)
         elif (
             operations.mixes(node.op)
             and len(live) == 1
             and s.weights == 0
-            and ("linear" in node.op or "conv" in node.op or "mm" in node.op)
+            and any(part in node.op for part in ("linear", "conv", "mm", "matmul", "einsum"))
         ):
             yield _Step(live[0], **more, weights=1, cost=s.cost + node.cost, parameters=graph.weights(node))
         elif node.op in ("add", "sub") and len(into) == 2 and len(live) == 1:  # a bias added by hand
@@ -289,6 +297,25 @@ class Finder:
                 return False
             node = self.graph.producer(live[0])
         return False
+
+    def _opens(self, value: int) -> bool:
+        """Whether a sum of two projections is but the argument of a gate: σ(W·x + U·y) that multiplies something else."""
+        opened = False
+        todo = [(value, False)]
+        while todo:
+            at, active = todo.pop()
+            for i in self.graph.consumers[at]:
+                node = self.graph.nodes[i]
+                live = [v for v in node.inputs if self.graph.dynamic >> v & 1]
+                if active and (node.op == "mul" and len(live) == 2):
+                    opened = True
+                elif node.op in operations.ACTIVATIONS and not active:
+                    todo += [(v, True) for v in node.outputs]
+                elif node.form in ("same", "scale") or (node.op in ("add", "sub", "rsub", "mul", "div") and len(live) == 1):
+                    todo += [(v, active) for v in node.outputs]
+                else:
+                    return False
+        return opened
 
     def _complement(self, gate: int) -> bool:
         """Whether a gate is one less another, as in t·H + (1 - t)·x."""
@@ -319,14 +346,29 @@ class Finder:
                 return True
             for i in self.graph.consumers[value]:
                 node = self.graph.nodes[i]
-                if node.op == "cat":
-                    return True
-                live = [v for v in node.inputs if self.graph.dynamic >> v & 1]
-                light = node.form in ("same", "scale") or node.op in operations.NORMS or node.op in operations.ACTIVATIONS
-                if light or (node.op in ("mul", "div") and len(live) == 1):
+                into = node.op in ("write", "setitem") and len(node.inputs) > 1
+                if node.op == "cat" or (into and self.graph.ancestors[value] >> node.inputs[0] & 1):
+                    return True  # beside others, or put back into what it is a part of
+                light = (
+                    node.form in ("same", "scale", "slice") or node.op in operations.NORMS or node.op in operations.ACTIVATIONS
+                )
+                if light or self._normalises(node, value):
                     todo += [v for v in node.outputs if v not in seen]
                     seen.update(node.outputs)
         return False
+
+    def _normalises(self, node: Node, value: int) -> bool:
+        """Whether an operation shifts or scales a value by constants, or by its own statistics, as a norm written out does."""
+        if node.op not in ("add", "sub", "mul", "div"):
+            return False
+        others = [v for v in node.inputs if v != value and self.graph.dynamic >> v & 1]
+        size = math.prod(self.graph.values[value].shape)
+        return all(
+            self.graph.ancestors[v] >> value & 1
+            and math.prod(self.graph.values[v].shape) < size
+            and not self.graph.path(value, v) & (self.mixed | self.graph.weighted)
+            for v in others
+        )
 
     def _carries_on(self, found: Sum, kept: list[Sum]) -> bool:
         """Whether the sum is the last of a stream of steps without weights, x - ηLx."""

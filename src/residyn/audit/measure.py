@@ -110,8 +110,11 @@ def _capture(found: Audit, graph: Graph, sums: list[Sum], metric: outputs.Metric
         found.logits = None if output is None else output.detach()
         if found.targets is not None:
             found.named, found.score = outputs.scorer(metric, found.logits, found.targets)
-        if output is not None and found.run.gradients and not _differentiate(found, output, out, roots):
-            found.warnings.append("no gradient reaches the blocks: no gradient profile")
+        if output is not None and found.run.gradients:
+            missing = _differentiate(found, output, out, roots)
+            found.warnings += missing
+            if missing:
+                capture.gradients.clear()  # a pass that broke off tells nothing of the blocks it did not reach
     for block, s in zip(found.blocks, sums, strict=True):
         gradient = capture.gradients.get(s.out)
         if gradient is not None:
@@ -121,15 +124,18 @@ def _capture(found: Audit, graph: Graph, sums: list[Sum], metric: outputs.Metric
     return capture
 
 
-def _differentiate(found: Audit, output: Tensor, out: object, roots: list[Tensor]) -> bool:
-    """One backward pass, which the hooks of the capture listen to; whether there was one."""
+def _differentiate(found: Audit, output: Tensor, out: object, roots: list[Tensor]) -> list[str]:
+    """One backward pass, which the hooks of the capture listen to; why there was none, if so."""
     targets = found.targets if isinstance(found.targets, Tensor) else None
     value = outputs.loss(output, out, targets)
     leaves = [t for t in (*roots, *found.model.parameters()) if t.requires_grad]
     if not (value.requires_grad and leaves):
-        return not found.blocks
-    torch.autograd.grad(value, leaves, allow_unused=True)
-    return True
+        return ["no gradient reaches the blocks: no gradient profile"] if found.blocks else []
+    try:
+        torch.autograd.grad(value, leaves, allow_unused=True)
+    except RuntimeError as error:  # an operation without a derivative, a write into what it needs, a reentrant checkpoint
+        return [f"the model's backward pass fails: no gradient profile ({str(error).splitlines()[0][:160]})"]
+    return []
 
 
 def _judged(found: Audit) -> None:
@@ -160,7 +166,8 @@ def _sizes(block: Block, branch: Branch, x: Tensor, out: Tensor) -> None:
 
 
 def _real(x: Tensor) -> Tensor:
-    return torch.view_as_real(x).flatten(-2).float() if x.is_complex() else x.float()
+    x = torch.view_as_real(x).flatten(-2) if x.is_complex() else x
+    return x if x.dtype == torch.float64 else x.float()
 
 
 def _wide(x: Tensor) -> Tensor:

@@ -57,7 +57,7 @@ _SPELLINGS = {
 }
 NAMES = {spelling: name for name, spellings in _SPELLINGS.items() for spelling in spellings.split()}
 
-SUMS = frozenset("add sub rsub lerp addcmul addcdiv addmm baddbmm addbmm addmv addr add_relu".split())
+SUMS = frozenset("add sub rsub lerp addcmul addcdiv addmm baddbmm addbmm addmv addr add_relu index_add scatter_add".split())
 
 COUNTED = SUMS | {"sum", "mean"}
 """What may turn out to be a sum: a block is told by its module call and its number among these."""

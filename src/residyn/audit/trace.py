@@ -179,7 +179,9 @@ class Recorder:
             self._sum(node, op, inputs, args, kwargs, result)
         elif op in ("sum", "mean"):
             self._stacked(node, args, kwargs, result)
-        if operations.mixes(op):
+        if op == "einsum" and isinstance(args[0], str):
+            node.cost = contractions(args[0], [self.graph.values[v].shape for v in inputs])
+        elif operations.mixes(op):
             weights = [self.graph.values[v].shape for v in inputs[1:]]
             node.cost = result.numel() * max((fan(shape, op) for shape in weights), default=1.0)
         return node
@@ -202,6 +204,12 @@ class Recorder:
             terms = inputs[:2] if len(inputs) >= 2 else ()
         elif op == "lerp":
             terms = tuple(self._part("mul", (v, *inputs[2:]), "scale" if len(inputs) == 2 else "") for v in inputs[:2])
+        elif op in ("index_add", "scatter_add"):  # x + what is scattered
+            part = self.graph.value(shape=shape, origin="computed")
+            scattered = self._bare(op, inputs[1:])
+            scattered.outputs = (part,)
+            self.graph.add(scattered)
+            terms = (inputs[0], part)
         else:
             product = "mul" if op.startswith("addc") else "matmul"
             terms = (inputs[0], self._part(product, inputs[1:3]))
@@ -389,6 +397,23 @@ def fan(shape: tuple[int, ...], op: str) -> float:
     if len(shape) < 2:
         return 1.0
     return float(shape[-2] if "mm" in op or "matmul" in op else _product(shape[1:]))
+
+
+def contractions(equation: str, shapes: list[tuple[int, ...]]) -> float:
+    """Multiplications of an einsum: the product of the sizes of all its letters.
+
+    >>> contractions("ij,j...->i...", [(2, 3), (3, 5)])
+    30.0
+    """
+    sizes: dict[str, int] = {}
+    for term, shape in zip(equation.replace(" ", "").partition("->")[0].split(","), shapes, strict=False):
+        head, _, tail = term.partition("...")
+        sizes |= dict(zip(head, shape, strict=False))
+        sizes |= dict(zip(reversed(tail), reversed(shape), strict=False))
+        if "..." in term:
+            rest = _product(shape[len(head) : len(shape) - len(tail)])
+            sizes["..."] = max(rest, sizes.get("...", 1))
+    return float(_product(tuple(sizes.values())))
 
 
 def _product(shape: tuple[int, ...]) -> int:

@@ -21,6 +21,8 @@ from residyn.errors import InputError, check_choice
 from residyn.results import Result, Section
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from residyn.audit.auditing import Audit
     from residyn.cli.progress import Share
 
@@ -82,6 +84,7 @@ def audit(
     versions = provenance.versions(*(["transformers"] if model.startswith("hf:") else []))
     try:
         if len(files) > 1:
+            _ready(wish)
             title = f"Audit of {model} on {len(files)} inputs"
             conditions = {"wish": asdict(wish), "model": _stamps(model), "versions": versions}
             conditions |= {"weights": batch.stamp(weights), "labels": batch.stamp(labels)}
@@ -104,17 +107,32 @@ def _check(output: str | None, budget: float | None, normalise: str) -> None:
     check_choice("--normalise", normalise, _NORMALISE)
 
 
-def _found(wish: Wish, file: str | None, progress: Share | None = None) -> tuple[Audit, str]:
-    """Load and run; the audit, and what it was run on."""
+def _loaded(wish: Wish) -> nn.Module:
+    """The model; a factory that draws its weights draws the same for every input."""
     import torch
 
-    from residyn.audit import inputs as reading
     from residyn.audit import loading
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(wish.seed)
+        return loading.load(wish.model, wish.weights)
+
+
+def _ready(wish: Wish) -> None:
+    """Refuse a batch whose model or labels cannot be read: what all inputs need is an error of the command."""
+    from residyn.audit import inputs as reading
+
+    _loaded(wish)
+    if wish.labels is not None:
+        reading.labels(wish.labels)
+
+
+def _found(wish: Wish, file: str | None, progress: Share | None = None) -> tuple[Audit, str]:
+    """Load and run; the audit, and what it was run on."""
+    from residyn.audit import inputs as reading
     from residyn.audit.auditing import audit as run
 
-    with torch.random.fork_rng(devices=[]):  # a factory that draws its weights draws the same for every input
-        torch.manual_seed(wish.seed)
-        model = loading.load(wish.model, wish.weights)
+    model = _loaded(wish)
     home = wish.model[3:] if wish.model.startswith("hf:") else ""
     if file is None:
         given = reading.made(list(wish.shapes), model, wish.seed)

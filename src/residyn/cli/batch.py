@@ -111,7 +111,7 @@ def run(
     todo = [name for name in names if name not in done]
     try:
         with _bar(len(todo)) as advance:
-            for section in _sections(todo, _Guarded(work, title), plan):
+            for section in _sections(todo, _Guarded(work, title, os.getcwd()), plan):
                 done[section.id] = section
                 if store is not None:
                     store.add(section, stamps[section.id])
@@ -129,12 +129,19 @@ def run(
 
 @dataclass(frozen=True)
 class _Guarded:
-    """Work whose failures are sections too, so that the other files go on."""
+    """Work whose failures are sections too, so that the other files go on.
+
+    Names of files and modules are meant from the folder in which the command was given: a worker that was started in another
+    goes there, and stays, as the next file is of the same command.
+    """
 
     work: Work
     title: Callable[[str], str]
+    folder: str
 
     def __call__(self, file: str) -> Section:
+        if os.getcwd() != self.folder and os.path.isdir(self.folder):
+            os.chdir(self.folder)
         try:
             with one_thread():
                 return self.work(file)

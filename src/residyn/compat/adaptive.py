@@ -79,7 +79,7 @@ class March:
             length = min(max(length, self.min_step), self.max_step)
             h, t1 = sign * length, t + sign * length
             tell("callback_step", t, y, h)
-            if t1 == t:
+            if not sign * (t1 - t) > 0:
                 raise AssertionError(f"underflow in dt {length} at t = {t}: the solution, or f, has a singularity there")
             if stops and sign * (t1 - stops[0]) > 0:
                 t1, h = stops[0], stops[0] - t
@@ -112,7 +112,7 @@ class March:
             scale = torch.maximum(magnitude, magnitude1) * inputs.rtol + inputs.atol
             scaled = error / scale
             if inputs.default_norm and inputs.shapes is None:
-                return float(torch.linalg.vector_norm(scaled)) / math.sqrt(scaled.numel()), magnitude1
+                return float(torch.linalg.vector_norm(scaled)) / math.sqrt(max(scaled.numel(), 1)), magnitude1
             return abs(float(inputs.norm(scaled))), magnitude1
 
     def _next(self, taken: float, length: float, ratio: float) -> float:

@@ -126,6 +126,8 @@ class Grid:
     def _grid(self, y0: Tensor, t: Tensor) -> Tensor:
         constructor = self.inputs.options.get("grid_constructor")
         if self.size is not None:
+            if not float(self.size) > 0:
+                raise RuntimeError(f"step_size must be > 0, got {self.size}; the times say in which direction to go")
             span = (t[-1] - t[0]).detach()
             count = math.ceil(abs(float(span)) / float(self.size))
             size = math.copysign(float(self.size), float(span))

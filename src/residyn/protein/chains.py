@@ -93,6 +93,24 @@ def separate(model: Any) -> list[str]:
     return notes
 
 
+def rejoin(model: Any) -> None:
+    """Say of HETATM residues that a peptide bond joins to a neighbour that they are no ligands, in place.
+
+    Where no TER record ends the chain, the parser takes a selenocysteine or pyrrolysine, HETATM by name, for a first ligand.
+
+    Args:
+        model: A gemmi model of a PDB file.
+    """
+    import gemmi
+
+    for chain in model:
+        for before, after in pairwise(chain):
+            loose = [r for r in (before, after) if r.entity_type == gemmi.EntityType.NonPolymer and r.het_flag == "H"]
+            if loose and _joined(before, after):
+                for residue in loose:
+                    residue.entity_type = gemmi.EntityType.Polymer
+
+
 def _seqids(chain: Any) -> list[tuple[int, str]]:
     """Numbers of the amino acids of a chain."""
     return [(residue.seqid.num, residue.seqid.icode.strip()) for residue in chain if amino_acid(residue)]
@@ -180,4 +198,4 @@ def _rename(model: Any, renamed: dict[int, list[tuple[_Stretch, str]]]) -> None:
             model.add_chain(other, part + after)
 
 
-__all__ = ["PEPTIDE", "parted", "separate", "tangled"]
+__all__ = ["PEPTIDE", "parted", "rejoin", "separate", "tangled"]

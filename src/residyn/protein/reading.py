@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from residyn.errors import InputError, require
-from residyn.protein.chains import PEPTIDE, parted, separate, tangled
+from residyn.protein.chains import PEPTIDE, parted, rejoin, separate, tangled
 from residyn.protein.conformers import Group, chosen_label, groups, nothing
 from residyn.protein.geometry import ideal_beta
 from residyn.protein.structure import BACKBONE, Annotation, Floats, Ints, Residue, Structure, Sulfur
@@ -21,7 +21,8 @@ LIMIT = 2 * 1024**3
 """Bytes of text at most: a gzip file may claim to hold any number."""
 
 _ASCII = bytes(byte if 0 < byte < 128 else ord("?") for byte in range(256))
-_PREDICTED = (b"ALPHAFOLD", b"ESMFOLD", b"ROSETTAFOLD", b"COLABFOLD", b"_MA_QA_METRIC", b"PLDDT")
+_PREDICTED = (b"ALPHAFOLD", b"ESMFOLD", b"ROSETTAFOLD", b"COLABFOLD", b"PLDDT")
+_MEASURED = ("DIFFRACTION", "CRYSTALLOGRAPHY", "MICROSCOPY", "NMR", "SCATTERING", "SPECTROSCOPY", "TRANSFER", "EPR")
 
 
 def read(path: str | os.PathLike[str], *, chain: str | None = None, assembly: str | None = None) -> Structure:
@@ -49,10 +50,19 @@ def read(path: str | os.PathLike[str], *, chain: str | None = None, assembly: st
     if assembly is not None:
         model = _assembled(model, assembly, str(path))
     structure = _structure(model, Path(path).name, notes)
-    if any(word in data[:200_000].upper() for word in _PREDICTED):
+    if _predicted(model, data):
         note = "a predicted model: its B column is a confidence and not used as mobility"
         structure = replace(structure, predicted=True, notes=(*structure.notes, note))
     return structure if chain is None else select(structure, chain)
+
+
+def _predicted(model: Any, data: bytes) -> bool:
+    """Whether nobody measured it: a crystal solved with a prediction as its search model names that, and is none."""
+    method = str(model.info["_exptl.method"]).upper() if "_exptl.method" in model.info else ""
+    if any(word in method for word in _MEASURED):
+        return False
+    words = data[:200_000].upper()
+    return "THEORETICAL" in method or b"_ma_qa_metric" in data or any(word in words for word in _PREDICTED)
 
 
 def select(structure: Structure, chain: str) -> Structure:
@@ -139,6 +149,8 @@ def _parsed(data: bytes, name: str) -> tuple[Any, list[str]]:
         del structure[1:]
     structure.merge_chain_parts()
     structure.setup_entities()
+    if not cif:
+        rejoin(structure[0])
     return structure, notes
 
 
@@ -162,7 +174,7 @@ def _from_pdb(text: str, name: str, *, split: bool = False) -> tuple[Any, list[s
     first = None
     for width, models in ((0, True), (78, True), (72, True), (0, False)):
         try:
-            part = text if models else _first_model(text)
+            part = (text if models else _first_model(text)) + "\n"  # a last atom without B factor needs its end of line
             found = gemmi.read_pdb_string(part, max_line_length=width, split_chain_on_ter=split)
         except _ERRORS as error:
             first = first or error

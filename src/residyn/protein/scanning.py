@@ -129,7 +129,7 @@ def _excluded(structure: Structure, exclude: Iterable[Residue | str | int]) -> I
     for item in exclude:
         span = _SPAN.fullmatch(item.strip()) if isinstance(item, str) else None
         if span is None:
-            found.add(structure.index(item))
+            found.add(structure.index(item, what="exclude"))
             continue
         first, last = int(span["first"]), int(span["last"])
         own = [

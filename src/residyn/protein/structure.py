@@ -140,11 +140,12 @@ class Structure:
         whole: NDArray[np.bool_] = np.logical_and.reduce(present)
         return whole
 
-    def index(self, residue: Residue | str | int) -> int:
+    def index(self, residue: Residue | str | int, *, what: str = "residue") -> int:
         """Index of a residue given as `Residue`, as "A:9" (or "9", "A:GLY9", "A:52A"), or as a number.
 
         Args:
             residue: Which; the chain may be left out where only one chain has that number.
+            what: What to call it in messages.
 
         Returns:
             Its index in `residues`.
@@ -152,7 +153,7 @@ class Structure:
         Raises:
             InputError: If it is no address, is not there, or stands in several chains.
         """
-        wanted = residue if isinstance(residue, Residue) else _parse(residue)
+        wanted = residue if isinstance(residue, Residue) else _parse(residue, what)
         found = [
             k
             for k, r in enumerate(self.residues)
@@ -164,8 +165,8 @@ class Structure:
         if len(found) == 1:
             return found[0]
         if not found:
-            raise InputError(f"`residue` must be one of {self.name}, got {str(residue)!r}; it has {self._span()}")
-        raise InputError(f"`residue` must say its chain, got {str(residue)!r}; write {self.residues[found[0]]}")
+            raise InputError(f"`{what}` must be one of {self.name}, got {str(residue)!r}; it has {self._span()}")
+        raise InputError(f"`{what}` must say its chain, got {str(residue)!r}; write {self.residues[found[0]]}")
 
     def _span(self) -> str:
         """The chains with the range of their numbers, for messages."""
@@ -176,9 +177,9 @@ class Structure:
         return ", ".join(parts) + (", …" if len(self.chains) > 6 else "")
 
 
-def _parse(text: str | int) -> Residue:
+def _parse(text: str | int, what: str) -> Residue:
     match = _LABEL.fullmatch(str(text).strip())
     if match is None:
-        raise InputError(f'`residue` must be a number or an address such as "A:9", got {str(text)!r}')
+        raise InputError(f'`{what}` must be a number or an address such as "A:9", got {str(text)!r}')
     name = (match["name"] or "").upper()
     return Residue(match["chain"] or "", int(match["number"]), match["insertion"].upper(), name)

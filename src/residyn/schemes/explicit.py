@@ -66,7 +66,7 @@ class Stages:
     Where samples have their own step sizes, each stage is multiplied by them once (`terms`), and `h` is 1 from there on.
     """
 
-    __slots__ = ("_end", "_wide", "f", "h", "ks", "span", "t0", "t1", "tableau", "terms", "x0", "x1")
+    __slots__ = ("_end", "_graded", "_wide", "f", "h", "ks", "span", "t0", "t1", "tableau", "terms", "x0", "x1")
 
     def __init__(self, tableau: Tableau, f: Field, t0: Time, t1: Time, x: Tensor, first: Tensor) -> None:
         span = t1 - t0
@@ -85,6 +85,7 @@ class Stages:
         self.ks, self.terms = ks, terms
         self.x1 = combine(x, h, tableau.b, terms)
         self._end: Tensor | None = None
+        self._graded = torch.is_grad_enabled()
 
     def scaled(self, k: Tensor) -> Tensor:
         """A slope as a term of a sum that `h` multiplies."""
@@ -93,7 +94,11 @@ class Stages:
     def end(self) -> Tensor:
         """f(t1, x1), computed once and only if it is wanted."""
         if self._end is None:
-            self._end = self.f(self.t1, self.x1)
+            if self._graded and not torch.is_grad_enabled():  # whoever asks first, as the search for an event does, without
+                with torch.enable_grad():  # gradients, does not take them from the next
+                    self._end = self.f(self.t1, self.x1)
+            else:
+                self._end = self.f(self.t1, self.x1)
         return self._end
 
     def _all(self, count: int) -> list[Tensor]:

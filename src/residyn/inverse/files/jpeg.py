@@ -36,19 +36,23 @@ def read_jpeg(path: str, limit: int) -> Photo:
         kept = {"qtables": image.quantization, "subsampling": sampling, "comment": image.info.get("comment")}
         image.load()
         info = image.info
-        return Photo(np.array(image), None, "jpeg", info.get("icc_profile"), info.get("exif"), info.get("dpi"), {"jpeg": kept})
+        beside = (info.get("icc_profile"), info.get("exif"), info.get("dpi"), {"jpeg": kept})
+        return Photo(np.array(image), None, "jpeg", *beside, inks=image.mode == "CMYK")
 
 
 def jpeg_bytes(pixels: np.ndarray, like: Photo) -> bytes:
     """A picture as the bytes of a JPEG file.
 
     Raises:
-        InputError: If it is not of 8 bits, or has alpha.
+        InputError: If it is not of 8 bits, has alpha, or channels that are neither colours nor inks.
     """
-    if pixels.dtype != np.uint8 or like.alpha is not None or pixels.ndim > 3:
+    channels = pixels.shape[2] if pixels.ndim == 3 else 1
+    if pixels.dtype != np.uint8 or like.alpha is not None or pixels.ndim > 3 or channels not in (1, 3, 4 if like.inks else 1):
         what = "alpha" if like.alpha is not None else f"{pixels.dtype} {pixels.shape}"
         raise InputError(f"`-o` must not be a JPEG for a picture with {what}, which JPEG cannot hold; take .png or .tif")
-    image = require("PIL.Image", "imaging").fromarray(pixels)
+    module = require("PIL.Image", "imaging")
+    flat = np.ascontiguousarray(pixels[..., 0] if pixels.ndim == 3 and channels == 1 else pixels)
+    image = module.frombytes({1: "L", 3: "RGB", 4: "CMYK"}[channels], flat.shape[1::-1], flat.tobytes())
     kept = like.kept.get("jpeg")
     how: dict[str, Any] = {"quality": QUALITY, "subsampling": 0}
     if kept:

@@ -27,6 +27,7 @@ class Photo:
         dpi: Pixels an inch, along x and y.
         kept: What only this form of file can hold, for a file of the same form: chunks, tags, tables.
         notes: What was changed in reading, for the user.
+        inks: Whether its four channels are amounts of ink (CMYK).
     """
 
     pixels: np.ndarray
@@ -37,6 +38,7 @@ class Photo:
     dpi: tuple[float, float] | None = None
     kept: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    inks: bool = False
 
     @property
     def span(self) -> float:

@@ -43,6 +43,16 @@ def read(path: str | os.PathLike[str], *, max_pixels: int = LIMIT) -> Photo:
         InputError: If there is no such file, it is none of these, is broken, or has more pixels.
     """
     name = os.fspath(path)
+    photo = _loaded(name, max_pixels)
+    if not 2 <= photo.pixels.ndim <= 4:
+        raise InputError(
+            f"`{name}` must be a picture (H, W), a volume (D, H, W), or one of them with channels, got {photo.pixels.shape}"
+        )
+    return photo
+
+
+def _loaded(name: str, max_pixels: int) -> Photo:
+    """Whatever array a file holds, as a picture."""
     try:
         with open(name, "rb") as file:
             head = file.read(8)
@@ -84,7 +94,7 @@ def read_psf(path: str | os.PathLike[str]) -> np.ndarray:
         InputError: If it is none of these, or has colours.
     """
     name = os.fspath(path)
-    values = read_table(name) if Path(name).suffix.lower() in (".csv", ".txt") else read(name).pixels
+    values = read_table(name) if Path(name).suffix.lower() in (".csv", ".txt") else _loaded(name, LIMIT).pixels
     if values.ndim == 3 and values.shape[-1] in (3, 4) and Path(name).suffix.lower() != ".npy":
         if not bool((values[..., :3] == values[..., :1]).all()):
             raise InputError(f"`--psf` must be grey, got a picture with colours in {name!r}; give one kernel for all channels")

@@ -39,6 +39,7 @@ def read_tiff(path: str, limit: int) -> Photo:
             "tags": _tags(page),
             "description": page.description or None,
             "zip": page.compression.value != 1,
+            "alpha": "assocalpha" if any(sample.name == "ASSOCALPHA" for sample in page.extrasamples) else "unassalpha",
         }
         try:
             pixels = series.asarray()
@@ -55,7 +56,8 @@ def read_tiff(path: str, limit: int) -> Photo:
         icc = bytes(profile.value) if profile is not None else None
     if not colours.dtype.isnative:
         colours = colours.astype(colours.dtype.newbyteorder("="))
-    return Photo(np.ascontiguousarray(colours), alpha, "tiff", icc, None, dpi, {"tiff": kept})
+    inks = page.photometric.name == "SEPARATED" and colours.ndim == 3 and colours.shape[-1] == 4
+    return Photo(np.ascontiguousarray(colours), alpha, "tiff", icc, None, dpi, {"tiff": kept}, inks=inks)
 
 
 def tiff_bytes(pixels: np.ndarray, like: Photo) -> bytes:
@@ -67,9 +69,11 @@ def tiff_bytes(pixels: np.ndarray, like: Photo) -> bytes:
     values = pixels
     if like.alpha is not None:
         values = np.concatenate([pixels if pixels.ndim == 3 else pixels[..., None], like.alpha[..., None]], -1)
-        how |= {"extrasamples": ["unassalpha"], "planarconfig": "contig"}
-    elif pixels.ndim == 3 and pixels.shape[-1] == 2:
-        how |= {"extrasamples": ["unspecified"], "planarconfig": "contig"}
+        how |= {"extrasamples": [kept.get("alpha", "unassalpha")], "planarconfig": "contig"}
+    elif like.inks:
+        how |= {"photometric": "separated", "planarconfig": "contig"}
+    elif pixels.ndim == 3 and pixels.shape[-1] in (2, 4):  # said outright, or the first axis is taken for pages
+        how |= {"extrasamples": ["unspecified"] * (pixels.shape[-1] - 1), "planarconfig": "contig"}
     if like.dpi:
         how |= {"resolution": like.dpi, "resolutionunit": "INCH"}
     if kept.get("zip"):
