@@ -158,6 +158,9 @@ def test_xyz_file_and_text_are_the_same(tmp_path):
     path.write_text("3\nwater\n" + "\n".join(WATER.split("; ")) + "\n")
     assert read_atoms(path) == (read_atoms(WATER)[0], "water")
     assert read_atoms("1 0 0 0; H 0 0 1")[0][0][0] == "H"
+    assert read_atoms("He 0 0 -1.5e0") == ([("He", (0.0, 0.0, -1.5))], "molecule")
+    path.write_text("\ufeff1\n\nHe 0 0 0\n", "utf-8")  # with the mark that some editors put first
+    assert read_atoms(path)[0] == [("He", (0.0, 0.0, 0.0))]
 
 
 def test_no_convergence_is_said():

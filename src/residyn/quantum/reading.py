@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ def read_atoms(source: str | os.PathLike[str]) -> tuple[Atoms, str]:
     """Atoms (element, position in Å) and a name.
 
     Args:
-        source: The path of an .xyz file, or a text with several lines or with semicolons.
+        source: The path of an .xyz file, or a text: several lines, atoms apart by semicolons, or one atom.
 
     Raises:
         InputError: If a line is no atom, or two atoms lie on top of each other.
@@ -35,7 +36,7 @@ def read_atoms(source: str | os.PathLike[str]) -> tuple[Atoms, str]:
     ('H', (0.0, 0.0, 0.74))
     """
     word = os.fspath(source)
-    if "\n" in word or ";" in word:
+    if "\n" in word or ";" in word or _one_atom(word):
         text, name = word.replace(";", "\n"), "molecule"
     else:
         text, name = _read(word), Path(word).stem
@@ -53,11 +54,17 @@ def read_atoms(source: str | os.PathLike[str]) -> tuple[Atoms, str]:
     return atoms, name
 
 
+def _one_atom(word: str) -> bool:
+    """Whether a line is an atom and no path: `He 0 0 0`."""
+    parts = word.split()
+    return len(parts) == 4 and all(re.fullmatch(r"[+-]?[\d.]+(e[+-]?\d+)?", part, re.IGNORECASE) for part in parts[1:])
+
+
 def _read(path: str) -> str:
     try:
         if Path(path).stat().st_size > _MOST_BYTES:
             raise InputError(f"`path` must be an .xyz file of a molecule, got {path!r} of more than 10 MB")
-        return Path(path).read_text("utf-8")
+        return Path(path).read_text("utf-8-sig")
     except FileNotFoundError:
         raise InputError(
             f"`path` must be a file that exists, got {path!r}; or give the atoms as text, separated by ;"
