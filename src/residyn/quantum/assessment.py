@@ -76,7 +76,7 @@ def assess(
         SolveError: If the ground state does not converge or a run ends early.
     """
     if wish.dt > 0 and not (math.isfinite(wish.max_ev) and 0 < wish.max_ev < math.pi / wish.dt * HARTREE_EV):
-        raise InputError(f"`max_ev` must lie below π/dt, {math.pi / wish.dt * HARTREE_EV:.0f} eV, got {wish.max_ev:g}")
+        raise InputError(f"`max_ev` must lie between 0 and π/dt, {math.pi / wish.dt * HARTREE_EV:.0f} eV, got {wish.max_ev:g}")
     say = progress or (lambda share, text: None)
     say(0.0, "ground state")
     molecule = Molecule.from_xyz(path, wish.basis, wish.xc, wish.charge, wish.spin)
