@@ -69,6 +69,15 @@ def section(name: str, quick: bool) -> str:
     return "\n".join(lines) + "\n"
 
 
+def hide_misfit(name: str) -> None:
+    """Let a package that does not fit this torch pass for one that is not installed: peers load it where they find it."""
+    if importlib.util.find_spec(name) is None:
+        return
+    ended = subprocess.run([sys.executable, "-c", f"import {name}"], capture_output=True, check=False)
+    if ended.returncode:
+        sys.modules[name] = None  # type: ignore[assignment]  # Python's own mark for what cannot be imported
+
+
 def version(name: str) -> str:
     """Of an installed distribution."""
     try:
@@ -90,6 +99,7 @@ def alone(name: str, quick: bool) -> int:
     said = sys.stdout
     try:
         with contextlib.redirect_stdout(sys.stderr):  # what peers have to say is not part of the table
+            hide_misfit("torchvision")
             text = section(name, quick)
     except (ImportError, SystemExit) as error:
         sys.stderr.write(f"{error}\n")
@@ -153,16 +163,24 @@ def kept(page: Path) -> dict[str, str]:
 
 def summary(sections: dict[str, str]) -> str:
     """How many of the figures asked for are reached, and which are not; why stands in their notes."""
-    rows = [(name, line) for name, text in sections.items() for line in text.splitlines() if line.startswith("| ")]
-    asked = [(name, line) for name, line in rows if re.search(r"\| (\*\*not reached\*\*|reached) \|", line)]
-    short = [(name, line) for name, line in asked if "**not reached**" in line]
-    text = f"Of {len(asked)} ratios asked for, {len(asked) - len(short)} are reached."
+    asked = [(name, row) for name, text in sections.items() for line in text.splitlines() if (row := judged(line))]
+    short = [(name, row) for name, row in asked if not row[3]]
+    text = f"Of {len(asked)} figures asked for, {len(asked) - len(short)} are reached."
     if short:
-        text += " Not reached, each with its reason in the note of its row:\n"
-        for name, line in short:
-            cells = [cell.strip() for cell in line.strip("|").split(" | ")]
-            text += f"\n- [{name}](#{name}): {cells[0]}: {cells[3]}, asked {cells[4]}"
+        text += " Not reached, each with its reason in the note of its row or above its table:\n"
+        text += "".join(f"\n- [{name}](#{name}): {what}: {found}, asked {wanted}" for name, (what, found, wanted, _) in short)
     return text + "\n\n"
+
+
+def judged(line: str) -> tuple[str, str, str, bool] | None:
+    """What, measured, asked and whether it is reached, of a line of a table or of a printed list that has a verdict."""
+    if line.startswith("| "):
+        cells = [cell.strip() for cell in line.strip("|").split(" | ")]
+        what, found, wanted, verdict = (cells[0], cells[3], cells[4], cells[5]) if len(cells) > 5 else ("", "", "", "")
+    else:
+        cells = re.split(r" {2,}", line.strip())
+        what, found, wanted, verdict = cells[:4] if len(cells) == 4 else ("", "", "", "")
+    return (what, found, wanted, verdict == "reached") if verdict in ("reached", "**not reached**") else None
 
 
 def write(page: Path, sections: dict[str, str]) -> None:

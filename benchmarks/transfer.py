@@ -16,7 +16,6 @@ import contextlib
 import copy
 import dataclasses
 import io
-import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -177,7 +176,6 @@ def cost() -> list[Row]:
 def rows(quick: bool) -> list[Row]:
     """The table."""
     torch.set_num_threads(1)
-    sys.modules.setdefault("torchvision", None)  # type: ignore[arg-type]  # a build that does not fit torch breaks PEFT's import
     try:
         with contextlib.redirect_stderr(io.StringIO()):
             import peft  # noqa: F401

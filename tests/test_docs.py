@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
-SLOW = {"compiled", "quantum", "nets", "transfer", "training"}
+SLOW = {"adapt", "compiled", "quantum", "nets", "transfer", "training"}
 
 NETWORK = """
 import torch
@@ -84,10 +84,12 @@ Path("water.xyz").write_text("2\\n\\nH 0 0 0\\nH 0 0 0.74\\n")  # two atoms: thr
 images, labels = torch.randn(200, 784), torch.randint(10, (200,))
 held_out = images[:50], labels[:50]
 """,
+    "adapt": NETWORK + """
+x_source, y_source, x_target, x_new = x, y, x + 1, x_test + 1
+""",
     "transfer": NETWORK + """
 from torch.utils.data import TensorDataset
 x2, y2, x2_test, y2_test = x + 1, y, x_test + 1, y_test
-x_source, y_source, x_target, x_new = x, y, x + 1, x_test + 1
 model = ResNet(nn.Linear(8, 64), [MLP(64, 64, 64) for _ in range(3)], nn.Linear(64, 3))
 """,
 }  # fmt: skip

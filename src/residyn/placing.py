@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import hashlib
 import os
+import platform
+import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,7 +37,7 @@ def placed(path: str | os.PathLike[str]) -> Iterator[Path]:
     ['answer.txt']
     """
     target = Path(os.path.realpath(path))
-    draft = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    draft = draft_of(target)
     try:
         yield draft
         with draft.open("rb+") as handle:
@@ -39,6 +45,60 @@ def placed(path: str | os.PathLike[str]) -> Iterator[Path]:
         draft.replace(target)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def draft_of(target: Path) -> Path:
+    """Where the draft of a file or folder stands: hidden, with a name that tells whose it is.
+
+    What killed processes of this machine have left in that folder goes at this occasion, once a folder.
+
+    Args:
+        target: The file or folder.
+
+    Returns:
+        A path in the same folder.
+    """
+    _swept(str(target.parent), os.getpid())
+    name = target.name if len(os.fsencode(target.name)) < _LONG else hashlib.sha256(os.fsencode(target.name)).hexdigest()[:16]
+    return target.with_name(f".{name}.{_host()}-{os.getpid()}.tmp")
+
+
+_LONG = 200
+"""Bytes of a name, to which those of a draft are added: file systems take 255."""
+
+
+@functools.cache
+def _host() -> str:
+    """Few letters that stand for this machine: a number of a process says nothing about those of others."""
+    return hashlib.sha256(platform.node().encode("utf-8", "replace")).hexdigest()[:8]
+
+
+@functools.lru_cache(maxsize=256)
+def _swept(folder: str, _process: int) -> None:
+    """Remove the drafts of processes of this machine that are no more."""
+    own = re.compile(rf"\..*\.{_host()}-(\d+)\.tmp", re.DOTALL)
+    with contextlib.suppress(OSError):
+        for found in os.scandir(folder):
+            named = own.fullmatch(found.name)
+            if named and not _lives(int(named[1])):
+                with contextlib.suppress(OSError):
+                    if found.is_dir(follow_symlinks=False):
+                        shutil.rmtree(found.path, ignore_errors=True)
+                    else:
+                        os.unlink(found.path)
+
+
+def _lives(process: int) -> bool:
+    """Whether there is such a process; where that cannot be told, there is."""
+    if os.name != "posix":
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
 
 
 def put(path: str | os.PathLike[str], content: str | bytes) -> None:

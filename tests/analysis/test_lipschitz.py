@@ -2,6 +2,7 @@
 
 import copy
 import math
+import warnings
 
 import pytest
 import torch
@@ -160,6 +161,117 @@ class Overwrites(nn.Module):
         return y
 
 
+class Turned(nn.Module):
+    """3·x, by attributes of tensors that are views of them."""
+
+    def __init__(self, name):
+        super().__init__()
+        self.name = name
+
+    def forward(self, x):
+        y = getattr(x, self.name)
+        return 3 * (y if self.name in ("real", "data") else getattr(y, self.name))
+
+
+@pytest.mark.parametrize("name", ["mT", "mH", "real", "data"])
+def test_attributes_that_are_views_are_no_constants(name):
+    assert float(rd.lipschitz(Turned(name), (3, 4))) == pytest.approx(3)
+
+
+def _hooked(where, kind="register_forward_hook"):
+    net = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 3))
+    getattr(net if where is None else net[where], kind)(lambda m, i, *o: 10 * (o[0] if o else i[0]))
+    return net
+
+
+def _patched():
+    net = nn.Sequential(nn.Linear(3, 3))
+    net[0].forward = lambda x: 10 * x
+    return net
+
+
+def _older():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch calls it old itself
+        return nn.Sequential(nn.utils.weight_norm(nn.Linear(3, 3)))
+
+
+def _folded():
+    net = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)).eval()
+    net[1].register_forward_hook(lambda m, i, o: 10 * o)
+    return net
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: _hooked(1), r"`Sequential.1` \(ReLU\) must be bounded as its class computes, got forward hooks on it \(<lambda>\): take them"),
+        (lambda: _hooked(None), r"`Sequential` \(Sequential\) must be bounded as its class computes, got forward hooks"),
+        (lambda: _hooked(2, "register_forward_pre_hook"), r"`Sequential.2` \(Linear\) must be bounded as its class computes, got forward hooks"),
+        (_patched, r"`Sequential.0` \(Linear\) must be bounded as its class computes, got a `forward` put on the instance; give its"),
+        (_older, r"got forward hooks on it \(WeightNorm\)"),
+        (_folded, r"`Sequential.1` \(BatchNorm1d\) must be bounded as its class computes, got forward hooks"),
+    ],
+)  # fmt: skip
+def test_what_hooks_may_change_is_not_certified(make, words):
+    net = make()
+    with pytest.raises(rd.InputError, match=words):
+        rd.lipschitz(net, 3)
+    assert float(rd.lipschitz(net, 3, known={type(net): 2.0})) == 2  # unless the user answers for it
+
+
+def test_wrappers_that_compute_the_same_are_seen_through():
+    net = nn.Sequential(nn.Linear(3, 3), nn.ReLU())
+    whole = float(rd.lipschitz(net, 3))
+    for wrapped in (torch.compile(net, backend="eager"), nn.DataParallel(net)):
+        assert float(rd.lipschitz(wrapped, 3)) == whole
+
+
+class Scaled(nn.Linear):
+    """Weights used by functions: 2·W·x, a product from the right, and a convolution."""
+
+    def forward(self, x):
+        y = f.linear(x, 2 * self.weight, self.bias) @ self.weight.T
+        return f.conv1d(y[:, None], self.weight[None, :1], padding=1)
+
+
+def test_layers_by_their_functions():
+    torch.manual_seed(8)
+    net = Scaled(3, 3)
+    weight = net.weight.detach()
+    kernel = nn.Conv1d(1, 1, 3, padding=1, bias=False)
+    kernel.weight = nn.Parameter(weight[None, :1])
+    truth = 2 * float(torch.linalg.matrix_norm(weight, 2)) ** 2 * float(rd.operator_norm(kernel, (1, 3)))
+    assert float(rd.lipschitz(net, 3)) == pytest.approx(truth, rel=1e-3)  # the slack of a convolution
+    assert float(rd.lipschitz(net, 3)) >= slope(net, (3,))
+
+
+class Parts(nn.Module):
+    """Tuples of parts, added and joined: two copies of x."""
+
+    def forward(self, x):
+        return torch.cat(tensors=x.chunk(2, -1) + x.chunk(2, -1), dim=-1)
+
+
+def test_tuples_of_parts():
+    assert float(rd.lipschitz(Parts(), 4)) == pytest.approx(2**0.5)
+
+
+class Doubling(nn.Module):
+    """x *= 3 writes into x, which is used again; torch.fx traces it as a new tensor."""
+
+    def forward(self, x):
+        y = x * 1
+        z = y
+        y *= 3
+        return z + y
+
+
+class Summing(nn.Module):
+    def forward(self, x):
+        return x + x.sum(0, keepdim=True)
+
+
 def test_what_is_written_in_place_is_seen():
     assert float(rd.lipschitz(Overwrites(), 3)) >= slope(Overwrites(), (3,))
 
@@ -225,6 +337,8 @@ class Two(nn.Module):
         (lambda: rd.lipschitz(rd.Residual(nn.Linear(3, 4)), 3), r"`Residual.branch` must keep the shape \(3,\), got \(4,\)"),
         (lambda: rd.lipschitz(nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)), 3), r"call .eval\(\)"),
         (lambda: rd.lipschitz(Pair(), 3), "`Pair` must return one tensor to be bounded, got tuple"),
+        (lambda: rd.lipschitz(Doubling(), 3), r"`Doubling` \(Doubling\) must compute what torch.fx traces of it to be bounded, got something"),
+        (lambda: rd.lipschitz(Summing(), 3), r"`Summing` \(Summing\) must treat each sample by itself to be bounded, got a sum over"),
         (lambda: rd.lipschitz(Two(), 3), "`Two` must take one tensor to be bounded, got 2 inputs"),
         (lambda: rd.lipschitz(nn.Linear(3, 3), 3, known={"x": -1}), "`known` must hold constants >= 0, got -1"),
         (lambda: rd.lipschitz(math.sin, 3), "`module` must be an nn.Module"),

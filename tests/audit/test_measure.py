@@ -297,3 +297,32 @@ def test_a_stream_in_another_precision_than_its_branch():
     found = rd.audit(N.Fn(lambda s, x: (x + x.double() @ s.w).float(), w=nn.Parameter(weight)), torch.randn(4, 8))
     assert not found.warnings
     assert float(found.blocks[0].jacobian_norm) == pytest.approx(8, rel=1e-2)  # the norm is asked to 1 %
+
+
+COUPLED = {
+    # F(x) = 1·xᵀ1 over the batch: n copies of a sum of n, so ‖J‖ = n = 5
+    "sum": (lambda s, x: x.sum(0, keepdim=True) + 0 * s.f(x), 5.0),
+    # every sample gets the first one's: √5 copies
+    "first": (lambda s, x: x[torch.zeros(5, dtype=torch.long)] + 0 * s.f(x), 5**0.5),
+}
+
+
+@pytest.mark.parametrize("name", COUPLED)
+def test_norm_and_bound_are_those_of_the_batch(name):
+    """Norms are those of the whole batch's Jacobian, and what is certified is not below them."""
+    function, norm = COUPLED[name]
+    found = rd.audit(N.Fn(lambda s, x: x + function(s, x), f=nn.Linear(8, 8)), torch.randn(5, 8))
+    (block,) = found.blocks
+    assert norm * 0.99 <= block.jacobian_norm <= norm * (1 + 1e-5)  # the norm is asked to 1 %; rounding
+    assert block.bound is None or block.bound >= norm
+
+
+def test_a_product_with_a_constant_matrix_is_bounded():
+    """x·W + b by `@` and by `addmm` is the linear layer that it is: K_F = ‖W‖₂."""
+    torch.manual_seed(0)
+    weight, x = nn.Parameter(torch.randn(8, 8)), torch.randn(3, 8)
+    norm = float(torch.linalg.matrix_norm(weight.detach(), 2))
+    for branch in (lambda s, x: x @ s.w, lambda s, x: torch.addmm(torch.ones(8), x, s.w)):
+        (block,) = rd.audit(N.Fn(lambda s, x, branch=branch: x + branch(s, x), w=weight), x).blocks
+        # from above, and no more than rounding of 8 numbers in single precision
+        assert norm * (1 - 1e-6) <= block.bound <= norm * (1 + 1e-5)

@@ -144,8 +144,20 @@ def test_bench_runs_a_comparison_in_its_own_process_and_writes_a_page(tmp_path, 
     text = page.read_text("utf-8")
     assert text.startswith("# Benchmarks\n")
     assert "\n## imports\n" in text
-    assert "ratios asked for" in text
+    assert "Of 2 figures asked for, " in text
     assert f"residyn {residyn.__version__}" in text
+
+
+def test_the_page_of_benchmarks_counts_what_is_reached_in_tables_and_lists():
+    from benchmarks.run import summary
+
+    table = "| a, b | 2 s | 1 s | 0.50 | ≥ 1 | **not reached** | why |\n| c | 1 s | 2 s | 2.00 | ≥ 1 | reached |  |\n| d | 1 | 2 | 2 |  |  |  |\n"
+    printed = "what     measured    asked   verdict\ne, whole    33.4 P   ≤ 30 P  **not reached**\nf      1 P   ≤ 2 P  reached\ng  3 P\n"
+    assert summary({"one": table, "two": printed}) == (
+        "Of 4 figures asked for, 2 are reached. Not reached, each with its reason in the note of its row or above its table:\n\n"
+        "- [one](#one): a, b: 0.50, asked ≥ 1\n- [two](#two): e, whole: 33.4 P, asked ≤ 30 P\n\n"
+    )
+    assert summary({"one": "| c | 1 s | 2 s | 2.00 | ≥ 1 | reached |  |\n"}) == "Of 1 figures asked for, 1 are reached.\n\n"
 
 
 def test_bench_without_a_checkout_says_what_to_do(monkeypatch, tmp_path, capsys):

@@ -127,6 +127,29 @@ def _logits(folder):
     np.savez(folder / "a.npz", logits=3 * logits, labels=labels)
 
 
+def _domains(folder):
+    import numpy as np
+
+    draw = np.random.default_rng(2)
+    centres, y = 3 * draw.normal(size=(3, 4)), np.arange(150) % 3
+    for name, scale, moved in (("a.csv", 1.0, 0.0), ("b.csv", 1.5, 2.0)):
+        x = scale * (centres[y] + draw.normal(size=(150, 4))) + moved
+        rows = [",".join(f"{v:.5f}" for v in row) + f",class{k}" for row, k in zip(x, y, strict=True)]
+        (folder / name).write_text("\n".join(["a,b,c,d,label", *rows]) + "\n")
+
+
+def _nets(folder):
+    import numpy as np
+
+    (folder / "mynet.py").write_text(
+        "from torch import nn\nfrom residyn.nets import MLP, ResNet\n\n"
+        "def make():\n    return ResNet(nn.Linear(8, 32), [MLP(32, 64, 32) for _ in range(12)], nn.Linear(32, 3))\n"
+    )
+    draw = np.random.default_rng(3)
+    for i in range(5):
+        np.savez(folder / f"b{i}.npz", x=draw.normal(size=(32, 8)).astype(np.float32), labels=draw.integers(0, 3, 32))
+
+
 _IMAGES = tuple(f"images/{i}.png" for i in range(6))
 _FILES = tuple(f"{entry}-{i}.pdb" for i in range(5) for entry in ("1ejg", "1ubi"))
 
@@ -155,6 +178,16 @@ JOBS = (
     ),
     Job("graph", _verb("graph", "g.txt", "--labels", "labels.txt", "--epochs", "60", "-o", "r.json"), _graph, ("r.json",)),
     Job("calibrate", _verb("calibrate", "a.npz", "-o", "r.json"), _logits, ("r.json",)),
+    Job(
+        "adapt",
+        _verb("adapt", "a.csv", "b.csv", "--steps", "40", "--width", "16", "--branch", "b.safetensors", "--predictions", "p.csv", "-o",
+              "r.json"),
+        _domains, ("b.safetensors", "p.csv", "r.json"), ("--force",),
+    ),
+    Job(
+        "audit, batch", _verb("audit", "mynet:make", *(f"b{i}.npz" for i in range(5)), "-o", "r.csv"), _nets, ("r.csv",),
+        ("--resume",),
+    ),
     Job(
         "training", (str(ROOT / "tests" / "hard" / "train.py"),),
         _nothing, ("w.safetensors",),

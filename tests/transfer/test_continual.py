@@ -7,6 +7,7 @@ import torch
 from tests.transfer.networks import perceptron
 from torch import nn
 
+import residyn as rd
 from residyn.errors import InputError
 from residyn.nets import MLP, ResNet
 from residyn.training import Plan
@@ -278,3 +279,14 @@ def test_wrong_arguments_are_refused():
     add_adapters(odd, torch.randn(2, 5), modules=[""])
     with pytest.raises(InputError, match="`model` must be modules one after the other"):
         disturbance(odd, torch.randn(4, 5), "default")
+
+
+def test_a_constant_is_that_of_the_model_as_it_is_switched():
+    """Certified while the adapters are off; refused while they are at work, as they hang on modules as hooks."""
+    net, x = ResNet(nn.Linear(4, 8), [MLP(8, 8, 8)], nn.Linear(8, 2)), torch.randn(5, 4)
+    before = float(rd.lipschitz(net, 4))
+    adapters = add_adapters(net, x, rank=2)
+    with adapters.disabled():
+        assert float(rd.lipschitz(net, 4)) == before
+    with pytest.raises(rd.InputError, match=r"got forward hooks on it \(Hung\): take them off"):
+        rd.lipschitz(net, 4)

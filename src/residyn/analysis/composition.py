@@ -55,11 +55,17 @@ class Composition:
         told = self._told(module, name)
         if told is not None:
             return told, self.output(module, shape, name)
-        if isinstance(module, Stack):
+        module = bare(module)
+        change = changed_call(module)
+        if change:
+            raise InputError(
+                f"`{name}` ({type(module).__name__}) must be bounded as its class computes, got {change}; " + _help(name)
+            )
+        if isinstance(module, Stack) and type(module).forward is Stack.forward:
             return self.chain(list(module.blocks), shape, f"{name}.blocks")
         if isinstance(module, Residual) and type(module).forward is Residual.forward:
             return self.block(module, shape, name), shape
-        if isinstance(module, ConvexPotential):
+        if isinstance(module, ConvexPotential) and type(module).forward is ConvexPotential.forward:
             return 1.0, shape
         if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
             return self.chain(list(module), shape, name)
@@ -169,9 +175,19 @@ class Composition:
             raise InputError(
                 f"`{name}` ({type(module).__name__}) must be traceable by torch.fx to be bounded: {cause}; " + _help(name)
             ) from None
-        from residyn.analysis.graph import GraphBound
+        from residyn.analysis.graph import GraphBound, same_as_traced
 
-        return GraphBound(self, module, graph, name).run(shape)
+        found = GraphBound(self, module, graph, name).run(shape)
+        what = f"`{name}` ({type(module).__name__})"
+        if not same_as_traced(module, graph, shape):
+            raise InputError(
+                f"{what} must compute what torch.fx traces of it to be bounded, got something else: it may write into a tensor "
+                f"that it uses again; {_help(name)}"
+            )
+        sums = any(node.target in (torch.sum, "sum") for node in graph.nodes)
+        if sums and GraphBound(self, module, graph, name).run(shape, 2)[0] > found[0] * (1 + 1e-6):
+            raise InputError(f"{what} must treat each sample by itself to be bounded, got a sum over the batch; {_help(name)}")
+        return found
 
     def _told(self, module: nn.Module, name: str) -> float | None:
         for key in (module, name, name.partition(".")[2], type(module)):
@@ -200,6 +216,27 @@ class _Tracer(fx.Tracer):
         return told or isinstance(m, (Residual, Stack, Linear, ConvexPotential)) or is_torch_layer(m)
 
 
+def changed_call(module: nn.Module) -> str:
+    """What may make a module compute something else than its class says; empty if there is nothing of the kind.
+
+    Hooks return what they like; the older `weight_norm` and `spectral_norm` of torch, adapters and retrofits are such hooks.
+    One that is switched off says so by an attribute `idle`.
+    """
+    hooks = [h for h in (*module._forward_pre_hooks.values(), *module._forward_hooks.values()) if not getattr(h, "idle", False)]
+    if hooks:
+        kinds = ", ".join(sorted({getattr(hook, "__name__", type(hook).__name__) for hook in hooks}))
+        return f"forward hooks on it ({kinds}): take them off, or write them as layers or parametrizations"
+    own = None if isinstance(module, torch.jit.ScriptModule) else module.__dict__.get("forward")
+    return "" if own is None or getattr(own, "idle", False) else "a `forward` put on the instance"
+
+
+def bare(module: nn.Module) -> nn.Module:
+    """What `torch.compile` or `DataParallel` was put around; any other module itself."""
+    while type(module).__name__ in ("OptimizedModule", "DataParallel", "DistributedDataParallel"):
+        module = getattr(module, "_orig_mod", None) or module.module  # type: ignore[assignment]
+    return module
+
+
 def is_torch_layer(module: nn.Module) -> bool:
     """Whether a module is one of torch's own and no container."""
     return type(module).__module__.startswith(("torch.nn", "torch.ao")) and not isinstance(module, nn.Sequential)
@@ -209,7 +246,8 @@ def can_fold(layer: nn.Module, norm: nn.Module) -> bool:
     """Whether a batch norm with running statistics follows a layer whose rows it scales."""
     linear = isinstance(layer, (Convolution, Transposed, nn.Linear)) and not isinstance(layer, nn.LazyLinear)
     plain = linear and type(layer).__module__.startswith("torch.nn.modules")
-    return plain and type(norm) in _BATCH_NORMS and not norm.training and norm.running_var is not None
+    usual = plain and type(norm) in _BATCH_NORMS and not norm.training and norm.running_var is not None
+    return usual and not changed_call(layer) and not changed_call(norm)
 
 
 def fold(layer: nn.Module, norm: nn.Module) -> nn.Module:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -32,7 +32,13 @@ _MOVES = {
     "contiguous", "clone", "float", "double", "to", "unflatten",
 }  # fmt: skip
 _INPLACE = {operator.iadd, operator.isub, operator.imul, torch.relu_, "add_", "sub_", "mul_", "div_", "relu_"}
+_VIEWS = {"T", "mT", "H", "mH", "data", "real", "imag"}  # attributes that are the tensor's own entries
 _JOINS = {torch.cat, torch.concat, torch.stack}
+PRODUCTS_OF_MATRICES = {operator.matmul, torch.matmul, torch.mm, "matmul", "mm"}
+LAYERS: dict[Any, Any] = {
+    f.linear: None, f.conv1d: nn.Conv1d, f.conv2d: nn.Conv2d, f.conv3d: nn.Conv3d,
+    torch.conv1d: nn.Conv1d, torch.conv2d: nn.Conv2d, torch.conv3d: nn.Conv3d,
+}  # fmt: skip
 _POOLS: dict[Any, Callable[..., nn.Module]] = {
     f.max_pool1d: nn.MaxPool1d, f.max_pool2d: nn.MaxPool2d, f.max_pool3d: nn.MaxPool3d,
     f.avg_pool1d: nn.AvgPool1d, f.avg_pool2d: nn.AvgPool2d, f.avg_pool3d: nn.AvgPool3d,
@@ -55,13 +61,14 @@ class GraphBound(fx.Interpreter):
 
     def __init__(self, composition: Composition, module: nn.Module, graph: fx.Graph, name: str) -> None:
         super().__init__(module, garbage_collect_values=False, graph=graph)
+        self.extra_traceback = False  # one line says it
         self.composition, self.name = composition, name
         self.constants: dict[fx.Node, float] = {}
 
-    def run(self, shape: Shape) -> tuple[float, Shape]:  # type: ignore[override]
-        """The constant of the output, and its shape."""
+    def run(self, shape: Shape, batch: int = 1) -> tuple[float, Shape]:  # type: ignore[override]
+        """The constant of the output, and its shape, for a batch of so many samples."""
         example = next((p for p in self.module.parameters() if p.is_floating_point()), torch.zeros(()))
-        x = torch.zeros(1, *shape, dtype=example.dtype, device=example.device)
+        x = torch.zeros(batch, *shape, dtype=example.dtype, device=example.device)
         inputs = [node for node in self.graph.nodes if node.op == "placeholder" and not node.args]
         if len(inputs) != 1:
             raise InputError(
@@ -70,10 +77,10 @@ class GraphBound(fx.Interpreter):
         with undisturbed(x.device), torch.no_grad():
             try:
                 y = super().run(x)
-            except (RuntimeError, ValueError, TypeError) as error:
+            except (RuntimeError, ValueError, TypeError, AttributeError, LookupError) as error:
                 if isinstance(error, InputError):
                     raise
-                cause = str(error).strip().splitlines()[0]
+                cause = (str(error).strip().splitlines() or [type(error).__name__])[0]
                 raise InputError(f"`input_shape` must fit the network, got {shape} for `{self.name}`: {cause}") from None
         out = next(node for node in self.graph.nodes if node.op == "output")
         if not isinstance(y, Tensor):
@@ -135,17 +142,16 @@ class GraphBound(fx.Interpreter):
     def _function(self, n: fx.Node, value: Any) -> float:
         target = n.target
         if target in _SUMS:
-            scale = abs(float(n.kwargs.get("alpha", 1)))  # type: ignore[arg-type]
-            first, second = n.args[0], n.args[1] if len(n.args) > 1 else n.kwargs["other"]
-            return self._spread(first, value) + scale * self._spread(second, value)
+            return self._sum(n, value)
         if target in _PRODUCTS or target in _QUOTIENTS:
             return self._scaled(n, value)
-        if target in _MOVES:
+        if target in _MOVES or (target is getattr and n.args[1] in _VIEWS):
             if target is operator.getitem and not self._distinct(n):
                 raise self._unknown(n, f"indexing by a tensor in `{self.name}`")
             return self._first(n)
         if target in _JOINS:
-            return math.hypot(*[self._of(part) for part in n.args[0]])  # type: ignore[union-attr]
+            parts: Any = n.args[0] if n.args else n.kwargs["tensors"]
+            return self._of(parts) if isinstance(parts, fx.Node) else math.hypot(*[self._of(part) for part in parts])
         if target is f.dropout:
             given = dict(zip(("p", "training"), n.args[1:], strict=False)) | n.kwargs
             rate = float(given.get("p", 0.5)) if given.get("training", True) else 0.0  # type: ignore[arg-type]
@@ -153,13 +159,34 @@ class GraphBound(fx.Interpreter):
         if target in (torch.mean, "mean", torch.sum, "sum"):
             merged = self._value(n.all_input_nodes[0]).numel() / value.numel()
             return self._first(n) * (math.sqrt(merged) if target in (torch.sum, "sum") else 1 / math.sqrt(merged))
-        if target in ("size", "dim", getattr):
+        if target in ("size", "dim") or (target is getattr and not isinstance(value, Tensor)):
             return 0.0
+        return self._layer(n) if target in PRODUCTS_OF_MATRICES or target in LAYERS else self._activation(n)
+
+    def _activation(self, n: fx.Node) -> float:
+        target = n.target
         layer = FUNCTIONS[target]() if target in FUNCTIONS else self._pool(n)
         bound = None if layer is None else layer_bound(layer, self._shape(n.all_input_nodes[0]), self.composition.options)
         if bound is None:
             raise self._unknown(n, f"`{getattr(target, '__name__', target)}` in `{self.name}`")
         return self._first(n) * float(bound)
+
+    def _sum(self, n: fx.Node, value: Any) -> float:
+        scale = abs(float(n.kwargs.get("alpha", 1)))  # type: ignore[arg-type]
+        first, second = n.args[0], n.args[1] if len(n.args) > 1 else n.kwargs["other"]
+        if isinstance(value, Tensor):
+            return self._spread(first, value) + scale * self._spread(second, value)
+        return math.hypot(self._of(first), self._of(second))  # of two tuples
+
+    def _layer(self, n: fx.Node) -> float:
+        """A linear layer or convolution by its function, or x·W, whose weights do not depend on the input."""
+        source, weight, _ = operands(n)
+        if self._of(weight) or not isinstance(source, fx.Node):
+            raise self._unknown(n, f"a product of two parts that both depend on the input in `{self.name}`")
+        layer = layer_of(n, self._value(weight))
+        if layer is None:
+            raise self._unknown(n, f"a product by many matrices in `{self.name}`")
+        return self.constants[source] * self.composition.bound(layer, self._shape(source), f"{self.name}.{n.name}")[0]
 
     def _pool(self, n: fx.Node) -> nn.Module | None:
         make = _POOLS.get(n.target)
@@ -207,3 +234,56 @@ class GraphBound(fx.Interpreter):
         return InputError(
             f"{what} has no known Lipschitz constant; put it into a module of its own and give its constant in `known`"
         )
+
+
+def operands(n: fx.Node) -> tuple[Any, Any, Any]:
+    """Input, weight and offset of a layer that is called as a function, or of a product of matrices."""
+    given = dict(zip(("input", "weight", "bias"), n.args, strict=False)) | n.kwargs
+    return given.get("input"), given.get("weight", given.get("other")), given.get("bias")
+
+
+def layer_of(n: fx.Node, weight: Tensor, bias: Tensor | None = None) -> nn.Module | None:
+    """The layer that such a function computes; `None` where the weight is no single matrix."""
+    if n.target in PRODUCTS_OF_MATRICES:
+        return with_weight(None, weight.T, {}) if weight.ndim == 2 else None
+    names = ("stride", "padding", "dilation", "groups")
+    settings = {k: v for k, v in (dict(zip(names, n.args[3:], strict=False)) | n.kwargs).items() if k in names}
+    return with_weight(LAYERS[n.target], weight, settings, bias)
+
+
+def with_weight(kind: Any, weight: Tensor, settings: Mapping[Any, Any], bias: Tensor | None = None) -> nn.Module:
+    """A linear layer, or a convolution of this kind and these settings, with weight and offset that are at hand."""
+    made: Any
+    if kind is None:
+        made = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+    else:
+        inputs = weight.shape[1] * settings.get("groups", 1)
+        made = kind(inputs, weight.shape[0], tuple(weight.shape[2:]), bias=False, device="meta", **settings)
+    made.weight = nn.Parameter(weight.detach(), requires_grad=False)
+    made.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
+    layer: nn.Module = made
+    return layer
+
+
+def same_as_traced(module: nn.Module, graph: fx.Graph, shape: Shape) -> bool:
+    """Whether a module gives on random numbers what its graph gives; Python's `x *= 2` is traced as another tensor.
+
+    Args:
+        module: What was traced.
+        graph: Its graph.
+        shape: Of one sample.
+    """
+    example = next((p for p in module.parameters() if p.is_floating_point()), torch.zeros(()))
+    x = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0)).to(example)
+    results = []
+    with undisturbed(x.device), torch.no_grad():
+        for run in (module, fx.Interpreter(module, graph=graph).run):
+            torch.manual_seed(0)
+            try:
+                results.append(run(x.clone()))
+            except (RuntimeError, ValueError, TypeError) as error:
+                results.append(type(error))
+    first, second = results
+    if not (isinstance(first, Tensor) and isinstance(second, Tensor)):
+        return True  # no tensor, or no batch of two: told where it is run
+    return first.shape == second.shape and torch.allclose(first, second, rtol=1e-4, atol=1e-6, equal_nan=True)

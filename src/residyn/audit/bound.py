@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as f
 
 from residyn.analysis.composition import Composition
-from residyn.analysis.graph import GraphBound
+from residyn.analysis.graph import GraphBound, with_weight
 from residyn.analysis.layers import Options
 from residyn.audit import operations
 from residyn.audit.blocks import Measured
@@ -31,14 +31,17 @@ def bound(branch: Branch, x: Tensor) -> Measured:
         x: Its input, for the shape.
 
     Returns:
-        The constant, certified.
+        The constant, certified, for the batch as a whole: samples may act on each other.
 
     Raises:
-        InputError: If an operation has no known constant (a product of two parts that both depend on x, as in attention).
+        InputError: If an operation has no known constant (a product of two parts that both depend on x, as in attention), or x
+            is one vector.
     """
+    if x.ndim < 2:
+        raise InputError("a branch of a single vector has no batch: hand in two samples or more")
     root, graph = _Writer(branch).write()
     composition = Composition(Options(None, _SLACK), {})
-    value, _ = GraphBound(composition, root, graph, "branch").run(tuple(x.shape[1:]))
+    value, _ = GraphBound(composition, root, graph, "branch").run(tuple(x.shape[1:]), len(x))
     return Measured(composition.rounded(value), "certified", composition.products, composition.converged)
 
 
@@ -107,16 +110,9 @@ class _Writer:
         """One call as a node."""
         function, args, kwargs = step.function, step.args, step.kwargs
         name = operations.name_of(function)
-        given = dict(zip(("input", "weight", "bias", "stride", "padding", "dilation", "groups"), args, strict=False)) | kwargs
-        fixed = not self._moves(given.get("weight"))
-        if name == "linear" and fixed:
-            return self._module(_layer(nn.Linear, given), args[0])
-        if name in _CONVOLUTIONS and fixed:
-            return self._module(_layer(_CONVOLUTIONS[name], given), args[0])
-        if name == "batch_norm":
-            return self._module(_batch_norm(args, kwargs), args[0])
-        if name == "layer_norm":
-            return self._module(_layer_norm(args, kwargs), args[0])
+        layer = self._layer(name, args, kwargs)
+        if layer is not None:
+            return self._module(*layer)
         if name in ("pad", "constant_pad_nd"):
             return self._padded(args, kwargs)
         arguments = tuple(self._argument(a) for a in args)
@@ -128,6 +124,21 @@ class _Writer:
         if isinstance(function, type(Tensor.view)):  # a method
             return self.graph.call_method(str(function.__name__), arguments, options)
         return self.graph.call_function(function, arguments, options)
+
+    def _layer(self, name: str, args: Any, kwargs: Any) -> tuple[nn.Module, Any] | None:
+        """A call as a module whose constant is known, and what goes into it; `None` if it is another."""
+        given = dict(zip(("input", "weight", "bias", "stride", "padding", "dilation", "groups"), args, strict=False)) | kwargs
+        fixed = not self._moves(given.get("weight"))
+        if name == "linear" and fixed:
+            return _layer(None, given), args[0]
+        if name in ("matmul", "mm", "addmm") and not kwargs and self._matrix(args[-1]):
+            bias = args[0] if name == "addmm" else None  # it changes no norm
+            return None if self._moves(bias) else (_layer(None, {"weight": _turned(args[-1])}), args[-2])
+        if name in _CONVOLUTIONS and fixed:
+            return _layer(_CONVOLUTIONS[name], given), args[0]
+        if name in ("batch_norm", "layer_norm"):
+            return (_batch_norm if name == "batch_norm" else _layer_norm)(args, kwargs), args[0]
+        return None
 
     def _padded(self, args: Any, kwargs: Any) -> fx.Node:
         given = dict(zip(("input", "pad", "mode", "value"), args, strict=False)) | kwargs
@@ -144,24 +155,22 @@ class _Writer:
             raise InputError(f"a padding of mode {mode!r} has no known Lipschitz constant")
         return self._module(kinds[mode, len(pad) // 2](pad), args[0])
 
+    def _matrix(self, item: Any) -> bool:
+        return isinstance(item, Held) and not self._moves(item) and item.tensor.ndim == 2
+
     def _moves(self, item: Any) -> bool:
         return isinstance(item, Held) and item.value in self.known
 
 
+def _turned(item: Held) -> Held:
+    """The matrix W of x·W as that of a linear layer, x·Wᵀ."""
+    return Held(-1, item.tensor.T)
+
+
 def _layer(kind: Any, given: dict[str, Any]) -> nn.Module:
-    """A linear layer or convolution with weights that were kept."""
-    weight, bias = given["weight"].tensor, given.get("bias")
-    made: Any
-    if kind is nn.Linear:
-        made = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
-    else:
-        settings = {key: given[key] for key in ("stride", "padding", "dilation", "groups") if key in given}
-        groups = settings.get("groups", 1)
-        made = kind(weight.shape[1] * groups, weight.shape[0], tuple(weight.shape[2:]), bias=False, device="meta", **settings)
-    made.weight = nn.Parameter(weight, requires_grad=False)
-    made.bias = None if bias is None else nn.Parameter(bias.tensor, requires_grad=False)
-    layer: nn.Module = made
-    return layer
+    """A linear layer (`None`) or convolution with a weight that was kept; its offset changes no norm."""
+    settings = {key: given[key] for key in ("stride", "padding", "dilation", "groups") if key in given}
+    return with_weight(kind, given["weight"].tensor, settings)
 
 
 def _batch_norm(args: Any, kwargs: Any) -> nn.Module:

@@ -166,7 +166,8 @@ def _sizes(block: Block, branch: Branch, x: Tensor, out: Tensor) -> None:
 
 
 def _real(x: Tensor) -> Tensor:
-    return torch.view_as_real(x).flatten(-2).float() if x.is_complex() else x.float()
+    x = torch.view_as_real(x).flatten(-2) if x.is_complex() else x
+    return x if x.dtype == torch.float64 else x.float()
 
 
 def _wide(x: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ def main(args: Sequence[str] | None = None) -> int:
         args: The words after `residyn`; those of the process if `None`.
 
     Returns:
-        The exit code: 0 fine, 1 the check found something, 2 usage or input error, 130 interrupted.
+        The exit code: 0 fine, 1 the check found something or a job did not converge, 2 usage or input error, 130 interrupted.
 
     >>> main(["explain", "oed"])
     2
@@ -46,7 +46,7 @@ def _run(words: Sequence[str], *, debug: bool) -> int:
 
     from residyn.cli.app import app
     from residyn.cli.output import Stopped, abandon, complain
-    from residyn.errors import ResidynError
+    from residyn.errors import ResidynError, SolveError
 
     try:
         code = app(words, prog_name="residyn", standalone_mode=False)
@@ -62,7 +62,7 @@ def _run(words: Sequence[str], *, debug: bool) -> int:
         if debug:
             raise
         complain(str(error))
-        return USAGE
+        return 1 if isinstance(error, SolveError) else USAGE
     except MemoryError as error:
         if debug:
             raise

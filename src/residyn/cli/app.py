@@ -18,6 +18,7 @@ from residyn.cli import (
     disulfide,
     doctor,
     dynamics,
+    example,
     explain,
     graph,
     listing,
@@ -101,5 +102,6 @@ app.command(
 )(graph.graph)
 app.command("list", epilog=examples("residyn list", "residyn list --json"))(listing.list_entries)
 app.command("explain", epilog=examples("residyn explain wiener", "residyn explain depth --json"))(explain.explain)
+app.command("example", epilog=examples("residyn example", "residyn example dynamics -o tryout"))(example.example)
 app.command("doctor", epilog=examples("residyn doctor", "residyn doctor --json"))(doctor.doctor)
 app.command("bench", epilog=examples("residyn bench", "residyn bench solvers stiff -o mine.md"))(bench.bench)

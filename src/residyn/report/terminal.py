@@ -103,6 +103,8 @@ def _section(section: Section, console: Console, tr: Language) -> None:
         console.print(Text(f"✕ {tr('broke off:')} {clean(section.error)}", style="bold red"))
     if section.findings:
         _findings(section.findings, console, tr)
+    elif section.tables and (section.summary or section.equation):
+        console.print()
     for table in section.tables:
         _table(table, console)
     facts = [f"{tr('data:')} {clean(section.data)}"] if section.data else []
@@ -139,17 +141,59 @@ def _value(value: float | str | None, unit: str) -> Text:
 
 
 def _table(table: Table, console: Console) -> None:
+    """Side by side what fits; columns that do not stand below, behind the first one again. No word is cut that fits a line."""
     from rich import box
+    from rich.cells import cell_len
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    grid = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim", title_justify="left")
-    grid.title = Text(clean(table.title))
-    for column in table.columns:
-        grid.add_column(Text(clean(column)))
-    for row in table.rows:
-        grid.add_row(*(Text(number(cell)) for cell in row))
-    console.print(grid)
+    cells = [[clean(column), *(number(row[k]) for row in table.rows)] for k, column in enumerate(table.columns)]
+    natural = [max(map(cell_len, column)) for column in cells]
+    least = [max((cell_len(word) for cell in column for word in cell.split()), default=0) for column in cells]
+    for part, group in enumerate(_groups(least, console.width)):
+        grid = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim", title_justify="left")
+        grid.title = Text(clean(table.title)) if part == 0 else None
+        widths = _shrunk([natural[k] for k in group], [least[k] for k in group], console.width)
+        for k, width in zip(group, widths, strict=True):
+            grid.add_column(Text(cells[k][0]), width=width)
+        for row in range(len(table.rows)):
+            grid.add_row(*(Text(cells[k][row + 1]) for k in group))
+        console.print(grid)
+
+
+_BETWEEN = 3
+"""Blanks between columns."""
+
+
+def _groups(least: list[int], room: int) -> list[list[int]]:
+    """Columns that stand side by side; each group after the first begins with column 0 again.
+
+    >>> _groups([5, 40, 40, 30], 80)
+    [[0, 1], [0, 2], [0, 3]]
+    """
+    groups: list[list[int]] = [[]]
+    for k in range(len(least)):
+        fits = sum(least[i] + _BETWEEN for i in [*groups[-1], k]) <= room
+        if not fits and groups[-1] not in ([], [0]):
+            groups.append([0])
+        groups[-1].append(k)
+    return groups
+
+
+def _shrunk(natural: list[int], least: list[int], room: int) -> list[int]:
+    """Widths that fit: the widest gives way first, none below its longest word while another has more than that.
+
+    >>> _shrunk([30, 12, 4], [10, 12, 4], 35)
+    [10, 12, 4]
+    """
+    widths = list(natural)
+    while sum(widths) + _BETWEEN * len(widths) > room:
+        loose = [k for k in range(len(widths)) if widths[k] > least[k]] or [k for k in range(len(widths)) if widths[k] > 1]
+        if not loose:
+            break
+        widest = max(loose, key=lambda k: widths[k])
+        widths[widest] -= 1
+    return widths
 
 
 def _footer(result: Result) -> list[str]:

@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as f
 from torch import Tensor, fx, nn
 
-from residyn.analysis.composition import is_torch_layer
+from residyn.analysis.composition import bare, changed_call, is_torch_layer
 from residyn.analysis.convex import ConvexPotential
+from residyn.analysis.graph import LAYERS, PRODUCTS_OF_MATRICES, layer_of, operands
 from residyn.analysis.pooling import max_windows
 from residyn.analysis.slopes import FUNCTIONS
 from residyn.branch import Dense
@@ -55,6 +56,10 @@ def lowered(model: nn.Module, shape: Shape) -> Network:
 
 
 def _module(network: Network, module: nn.Module, x: int, name: str) -> int:
+    module = bare(module)
+    change = changed_call(module)
+    if change:
+        raise UnknownError(f"`{name}` ({type(module).__name__}) has {change}")
     if type(module) is nn.Sequential or isinstance(module, Stack):
         for k, part in enumerate(module.blocks if isinstance(module, Stack) else module):
             x = _module(network, part, x, f"{name}.{k}")
@@ -164,6 +169,7 @@ class _Lowering(fx.Interpreter):
 
     def __init__(self, network: Network, module: nn.Module, graph: fx.Graph, name: str) -> None:
         super().__init__(module, garbage_collect_values=False, graph=graph)
+        self.extra_traceback = False  # one line says it
         self.network, self.name = network, name
         self.made: dict[fx.Node, int | list[int]] = {}
 
@@ -236,6 +242,8 @@ class _Lowering(fx.Interpreter):
             return network.affine(x, Affine(self._call(n), self._call(n), terms + 2))
         if target is f.dropout:
             return self._of(n.args[0])
+        if target in PRODUCTS_OF_MATRICES or target in LAYERS:
+            return self._weighted(n)
         made = FUNCTIONS[target]() if target in FUNCTIONS else self._layer(n)
         return _module(network, made, self._of(n.args[0]), f"{self.name}.{getattr(target, '__name__', target)}")
 
@@ -289,6 +297,14 @@ class _Lowering(fx.Interpreter):
         if dim == 0 or not all(part in self.made for part in parts):
             raise self._unknown(n)
         return self.network.join([self._of(part) for part in parts], dim - 1)
+
+    def _weighted(self, n: fx.Node) -> int:
+        """A linear layer or convolution by its function, or x·W, whose weights do not depend on the input."""
+        source, weight, bias = operands(n)
+        made = layer_of(n, self._fixed(weight), self._fixed(bias))
+        if made is None:
+            raise self._unknown(n)
+        return _module(self.network, made, self._of(source), f"{self.name}.{n.name}")
 
     def _layer(self, n: fx.Node) -> nn.Module:
         make = _POOLS.get(n.target)

@@ -16,6 +16,7 @@ from residyn.transfer.inputs import classes, samples
 from residyn.transfer.mapping import Affine, recolour, standardise
 from residyn.transfer.recipes import RECIPES, Recipe, information
 from residyn.transfer.sealed import Sealed
+from residyn.transfer.units import Units, units
 
 Watch = Callable[[float, str], None]
 _ROWS = 1024
@@ -68,7 +69,7 @@ class Trial:
         information: Mutual information of target samples and predicted classes, nats.
         gap: Squared maximum mean discrepancy of the features.
         covariance: `coral` of the features.
-        branch: Root mean square of F(x) at the input over the spread of the target.
+        branch: Root mean square of F(x) at the input over the spread of the target, both in the units of the correction.
         score: By which one is chosen; higher is better.
     """
 
@@ -87,13 +88,14 @@ class Adaptation:
     Args:
         model: The frozen model with its corrections; call it as the model.
         chosen: The trial it is from.
-        trials: All trials, in the order they were made.
+        trials: The trials in the order they were made, those left out whose training left the numbers.
         before: The same measures of the model as it was.
         source: Samples and class numbers of the source.
         target: Samples of the target.
         labels: What came with them, unopened.
         settings: How it was trained.
         maps: The z-score and the covariance map of target samples, to compare with.
+        scales: The units of the corrections, by place.
     """
 
     model: Adapted
@@ -105,6 +107,7 @@ class Adaptation:
     labels: Sealed
     settings: Settings
     maps: dict[str, Affine] = field(default_factory=dict)
+    scales: dict[str, Units] = field(default_factory=dict)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Logits of target samples, `(n, C)`."""
@@ -150,7 +153,7 @@ def adapt(
 
     Raises:
         InputError: If the domains have different features, a domain is empty or holds nan, the source has one class, the model
-            does not take the samples, or a setting breaks its rule.
+            does not take the samples, a setting breaks its rule, or every training leaves the numbers.
 
     Reference:
         Long, Cao, Wang & Jordan (2015), "Learning Transferable Features with Deep Adaptation Networks", arXiv:1502.02791; Sun &
@@ -182,19 +185,24 @@ def adapt(
     start = Adapted(model, xs[:2])
     ys = classes(source[1], xs, start.classes, "source")
     maps = {"standardise": standardise(xt, xs), "recolour": recolour(xt, xs)}
+    scales = {"input": units(xs), "features": units(parts(start, xs)[0])}
     before = _measured(start, xs, xt, Recipe())
     trials: list[Trial] = []
     best: tuple[Trial, Adapted] | None = None
     for number, recipe in enumerate(recipes):
-        made = _made(model, xs, recipe, settings, maps)
+        made = _made(model, xs, recipe, settings, maps, scales)
         watcher = _share(watch, number, len(recipes), str(recipe))
-        _fit(made, xs, xt, recipe, settings, watcher)
+        if not _fit(made, xs, xt, recipe, settings, watcher):
+            continue
         trial = _measured(made, xs, xt, recipe)
         trials.append(trial)
         if best is None or trial.score > best[0].score:
             best = trial, made
-    assert best is not None
-    return Adaptation(best[1], best[0], trials, before, (xs, ys), xt, sealed, settings, maps)
+    if best is None:
+        raise InputError(
+            f"`rate` must be small enough to train, got {rate:g}: every recipe left the numbers; try {rate / 10:g}"
+        )
+    return Adaptation(best[1], best[0], trials, before, (xs, ys), xt, sealed, settings, maps, scales)
 
 
 def logits(model: nn.Module, x: Tensor) -> Tensor:
@@ -208,34 +216,40 @@ def logits(model: nn.Module, x: Tensor) -> Tensor:
         return torch.cat([table(model(rows)) for rows in torch.split(x, _ROWS)])
 
 
-def _made(model: nn.Module, xs: Tensor, recipe: Recipe, settings: Settings, maps: dict[str, Affine]) -> Adapted:
+def _made(
+    model: nn.Module, xs: Tensor, recipe: Recipe, settings: Settings, maps: dict[str, Affine], scales: dict[str, Units]
+) -> Adapted:
     made = Adapted(model, xs[:2])
     generator = torch.Generator().manual_seed(settings.seed)
     for place in settings.at:
         start = maps.get(recipe.start) if place == "input" else None
-        made.corrections[place] = Correction(made.shapes[place], settings.width, start, generator).to(xs.device, xs.dtype)
+        correction = Correction(made.shapes[place], settings.width, start, generator, scales[place])
+        made.corrections[place] = correction.to(xs.device, xs.dtype)
     return made
 
 
-def _fit(made: Adapted, xs: Tensor, xt: Tensor, recipe: Recipe, settings: Settings, watch: Callable[[float], None]) -> None:
-    """Train the corrections; labels of neither domain are needed."""
+def _fit(made: Adapted, xs: Tensor, xt: Tensor, recipe: Recipe, settings: Settings, watch: Callable[[float], None]) -> bool:
+    """Train the corrections; labels of neither domain are needed. False if it left the numbers."""
     generator = torch.Generator().manual_seed(settings.seed + 1)
     parameters = list(made.corrections.parameters())
     optimiser = torch.optim.Adam(parameters, lr=settings.rate)
     cycle = torch.optim.lr_scheduler.OneCycleLR(optimiser, settings.rate, total_steps=settings.steps + 1)
     known = parts(made, xs, corrected=False)[0].flatten(1)
     first: Any = made.corrections["input"] if "input" in settings.at else None
-    spread = xt.var(0).sum().clamp(min=torch.finfo(xt.dtype).tiny)
+    unit = first.one if first is not None else torch.ones((), dtype=xt.dtype, device=xt.device)
+    spread = (xt / unit).var(0).sum().clamp(min=torch.finfo(xt.dtype).tiny)
     for step in range(settings.steps):
         rows, others = (torch.randint(len(x), (settings.batch,), generator=generator).to(x.device) for x in (xs, xt))
         x = xt[others]
         features, out = made.parts(x)
+        if not bool(features.isfinite().all()):
+            return False
         # the domains are brought together first, then the classes apart: the other way round whole classes change places
         sharpen = recipe.information * min(1.0, 2 * step / settings.steps)
         loss = recipe.distance(known[rows], features.flatten(1)) - sharpen * information(out)
         if first is not None and recipe.penalty:
             u = x if first.start is None else first.start(x)
-            loss = loss + recipe.penalty * first.taken(u).square().flatten(1).sum(1).mean() / spread
+            loss = loss + recipe.penalty * (first.taken(u) / unit).square().flatten(1).sum(1).mean() / spread
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(parameters, 5.0)
@@ -243,6 +257,7 @@ def _fit(made: Adapted, xs: Tensor, xt: Tensor, recipe: Recipe, settings: Settin
         cycle.step()
         watch((step + 1) / settings.steps)
     made.requires_grad_(False)
+    return bool(parts(made, xt)[1].isfinite().all())
 
 
 def parts(made: Adapted, x: Tensor, *, corrected: bool = True) -> tuple[Tensor, Tensor]:
@@ -270,8 +285,9 @@ def _measured(made: Adapted, xs: Tensor, xt: Tensor, recipe: Recipe) -> Trial:
 def _branch(made: Adapted, xt: Tensor) -> float:
     if "input" not in made.corrections:
         return 0.0
-    moved = torch.cat([made.corrections["input"](rows) - rows for rows in torch.split(xt, _ROWS)]).flatten(1)
-    return float((moved.square().sum(1).mean() / xt.flatten(1).var(0).sum()).sqrt())
+    correction: Any = made.corrections["input"]
+    moved = torch.cat([(correction(rows) - rows) / correction.one for rows in torch.split(xt, _ROWS)]).flatten(1)
+    return float((moved.square().sum(1).mean() / (xt / correction.one).flatten(1).var(0).sum()).sqrt())
 
 
 def _some(x: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from residyn.errors import InputError
 from residyn.training.storage import load_weights, save_weights
 from residyn.transfer.correction import Adapted, Correction
 from residyn.transfer.mapping import Affine
+from residyn.transfer.units import Units
 
 SCHEMA = "residyn.transfer.adapted/1"
 _MODEL = "model."
@@ -76,6 +77,8 @@ def load_adapted(path: str | os.PathLike[str], model: nn.Module, sample: Tensor)
             adapted.corrections[place] = _empty(
                 tensors, place, tuple(map(int, form["shape"])), int(form["width"]), form["start"]
             )
+            tensors.setdefault(f"{place}.zero", torch.zeros(()))  # files of before there were units
+            tensors.setdefault(f"{place}.one", torch.ones(()))
         adapted.corrections.load_state_dict(tensors)
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         first = (str(error).splitlines() or [""])[0]
@@ -107,4 +110,7 @@ def _empty(tensors: dict[str, Tensor], place: str, shape: tuple[int, ...], width
     mapped = None
     if start:
         mapped = Affine(*(torch.zeros_like(tensors[f"{place}.start.{part}"]) for part in ("start", "matrix", "end")))
-    return Correction(shape, width, mapped, torch.Generator()).to(tensors[f"{place}.down"].dtype)
+    own = [tensors.get(f"{place}.{part}", torch.zeros(())) for part in ("zero", "one")]
+    if any(part.ndim and part.shape != shape for part in own):
+        raise ValueError(f"units of {tuple(own[0].shape)} and {tuple(own[1].shape)} for samples of {shape}")
+    return Correction(shape, width, mapped, torch.Generator(), Units(*own)).to(tensors[f"{place}.down"].dtype)

@@ -13,14 +13,16 @@ from torch import Tensor, nn
 
 from residyn.errors import InputError
 from residyn.transfer.mapping import Affine
+from residyn.transfer.units import Units
 
 DENSE = 4096
 """Up to so many numbers a sample a correction mixes all of them; beyond, channels of a neighbourhood."""
 
 
 class Correction(nn.Module):
-    """One residual step, x⁺ = u + F(u) with u = x, or u = M(x) for a map of moments, and F(u) = -(U·relu(D·u + d) + u₀).
+    """One residual step, x⁺ = u + F(u) with u = x, or u = M(x) for a map of moments, and F(u) = -e·(U·relu(D·v + d) + u₀).
 
+    v = (u - o)/e is u in units of the correction's own: o for zero and e for one, feature by feature or for all.
     U and u₀ start at zero: the step is then M alone, or nothing, bit for bit. On more than 4096 numbers a sample D and U are
     convolutions over 3×3 neighbourhoods of a picture's channels, or act on the last axis.
 
@@ -29,13 +31,29 @@ class Correction(nn.Module):
         width: Rows of D.
         start: M; none if not given.
         generator: Draws D.
+        units: o and e; 0 and 1 if not given.
 
     Attributes:
         strength: h of x + h·(x⁺ - x), 1 unless set: how far the step is taken.
     """
 
-    def __init__(self, shape: tuple[int, ...], width: int, start: Affine | None, generator: torch.Generator) -> None:
+    zero: Tensor
+    one: Tensor
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        width: int,
+        start: Affine | None,
+        generator: torch.Generator,
+        units: Units | None = None,
+    ) -> None:
         super().__init__()
+        for name, value in (
+            ("zero", torch.zeros(()) if units is None else units.zero),
+            ("one", torch.ones(()) if units is None else units.one),
+        ):
+            self.register_buffer(name, value.detach().clone())
         self.shape, self.width, self.start = shape, width, start
         self.strength = 1.0
         size = math.prod(shape)
@@ -57,12 +75,16 @@ class Correction(nn.Module):
 
     def taken(self, u: Tensor) -> Tensor:
         """-F(u)."""
+        return self.one * self.pure((u - self.zero) / self.one)
+
+    def pure(self, v: Tensor) -> Tensor:
+        """-F(u)/e, of v in units: U·relu(D·v + d) + u₀."""
         if self.pictures:
-            hidden = torch.relu(nn.functional.conv2d(u, self.down, self.bias, padding=1))
+            hidden = torch.relu(nn.functional.conv2d(v, self.down, self.bias, padding=1))
             return nn.functional.conv2d(hidden, self.up, self.shift, padding=1)
-        rows = u.reshape(len(u), -1) if self.dense else u
+        rows = v.reshape(len(v), -1) if self.dense else v
         hidden = torch.relu(nn.functional.linear(rows, self.down, self.bias))
-        return nn.functional.linear(hidden, self.up, self.shift).reshape(u.shape)
+        return nn.functional.linear(hidden, self.up, self.shift).reshape(v.shape)
 
 
 class Adapted(nn.Module):

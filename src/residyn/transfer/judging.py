@@ -108,7 +108,8 @@ def supervised(adaptation: Adaptation, x: Tensor, y: Tensor) -> Adapted:
     made = Adapted(adaptation.model.model, x[:2])
     generator = torch.Generator().manual_seed(settings.seed)
     for place in settings.at:
-        made.corrections[place] = Correction(made.shapes[place], settings.width, None, generator).to(x.device, x.dtype)
+        correction = Correction(made.shapes[place], settings.width, None, generator, adaptation.scales.get(place))
+        made.corrections[place] = correction.to(x.device, x.dtype)
     optimiser = torch.optim.Adam(made.corrections.parameters(), lr=settings.rate)
     cycle = torch.optim.lr_scheduler.OneCycleLR(optimiser, settings.rate, total_steps=settings.steps + 1)
     for _ in range(settings.steps):

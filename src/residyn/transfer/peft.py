@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from residyn.errors import InputError, ResidynError
+from residyn.placing import draft_of
 from residyn.transfer import branches
 from residyn.transfer.adapters import Adapter, Adapters, adapters_of, check_name
 from residyn.transfer.sites import CONVOLUTIONS, Site, beside
@@ -60,7 +61,7 @@ def write(model: nn.Module, folder: str | os.PathLike[str], name: str = "default
         "target_modules": sorted({site.module for site in adapter.sites}),
     }
     home = Path(folder)
-    draft = home.with_name(f".{home.name}.{os.getpid()}.tmp")
+    draft = draft_of(home)
     try:
         draft.mkdir(parents=True)
         save_file({key: t.detach().cpu().contiguous().clone() for key, t in made.items()}, draft / _WEIGHTS, {"format": "pt"})

@@ -72,10 +72,14 @@ class Hung:
         self.switch, self.path = switch, path
         self.sites: dict[str, list[Site]] = {}
 
+    @property
+    def idle(self) -> bool:
+        """Whether the module returns what it would without: no adapter of this place is at work."""
+        return self.switch.rows is None and not any(name in self.sites for name in self.switch.active)
+
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Any:
         """What the module returns from now on; `None` leaves it."""
-        switch = self.switch
-        if switch.rows is None and not any(name in self.sites for name in switch.active):
+        if self.idle:
             return None
         entering = next(tensors((args, kwargs)), None)
         if isinstance(out, Tensor):
@@ -122,6 +126,11 @@ class Owned:
         self.switch, self.path, self.module = switch, path, module
         self.before: Callable[..., Any] | None = module.__dict__.get("forward")
         self.names: dict[str, tuple[str, ...]] = {}
+
+    @property
+    def idle(self) -> bool:
+        """Whether the module's own forward runs on the module's own tensors."""
+        return self.before is None and self.switch.rows is None and not any(name in self.names for name in self.switch.active)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """What the module returns."""
