@@ -81,7 +81,8 @@ def assess(
     say(0.0, "ground state")
     molecule = Molecule.from_xyz(path, wish.basis, wish.xc, wish.charge, wish.spin)
     # before the runs: a ground state that is no minimum is not worth them
-    response = excitations(molecule) if pairs(molecule) <= LIMIT and wish.fock == "linear" else None
+    count = pairs(molecule)
+    response = excitations(molecule) if count <= LIMIT and wish.fock == "linear" else None
     file = None if folder is None else Path(folder, f"{Path(path).stem}.safetensors")
     if file is not None and not resume:
         file.unlink(missing_ok=True)
