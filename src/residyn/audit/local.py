@@ -93,7 +93,7 @@ def measure(block: Block, branch: Branch, x: Tensor, deadline: float | None) -> 
         return  # a projection: F does not keep the shape of its source
     jacobian = Local(branch, x)
     block.jacobian_norm = norm(jacobian, deadline)
-    if block.jacobian_norm == 0 and jacobian.moves():
+    if float(block.jacobian_norm) == 0 and jacobian.moves():
         block.jacobian_norm = None
         raise InputError("the branch changes with its input, but autograd knows no derivative of it: quantised or detached")
     if deadline is None or time.perf_counter() < deadline:
