@@ -314,7 +314,7 @@ def test_animations_and_unlike_pages_are_refused(tmp_path):
     [
         ("x.jpg", pixels(np.uint16), None, "must not be a JPEG for a picture with uint16"),
         ("x.jpg", pixels(np.uint8), pixels(np.uint8), "must not be a JPEG for a picture with alpha"),
-        ("x.png", pixels(np.float32), None, "must not be a PNG for float32 .* take .tif or .npy"),
+        ("x.png", pixels(np.float32), None, "must not be a PNG for float32: .* take .tif or .npy"),
         ("x.jpg", pixels(np.uint8, 4), None, r"must not be a JPEG for a picture with uint8 and 4 channels"),
         ("x.jpg", pixels(np.uint8, 2), None, r"must not be a JPEG for a picture with uint8 and 2 channels"),
         ("x.png", pixels(np.uint8, 4), None, r"must not be a PNG for uint8 and 4 channels"),
