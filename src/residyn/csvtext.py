@@ -13,6 +13,7 @@ from typing import NoReturn, TextIO
 
 from residyn.errors import InputError
 
+_DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+([eE][+-]?\d+)?")
 _MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "-", "?", "."})
 
 
@@ -50,7 +51,7 @@ def rows(file: TextIO, name: str) -> Iterator[tuple[int, list[str]]]:
         name: The file's name, for errors.
 
     Yields:
-        Line number, from 1, and the cells without blanks around them.
+        Line number, from 1, and the cells without blanks around them; a decimal comma becomes a point.
 
     Raises:
         InputError: If a line is no CSV.
@@ -70,6 +71,8 @@ def rows(file: TextIO, name: str) -> Iterator[tuple[int, list[str]]]:
         except csv.Error as error:
             refuse(name, reader.line_num, "must be CSV", str(error), "mend or remove the quotes and odd characters there")
         cells = [cell.strip() for cell in cells]
+        if separator != ",":  # where commas do not part the cells, one within digits is the decimal sign
+            cells = [cell.replace(",", ".") if "," in cell and _DECIMAL_COMMA.fullmatch(cell) else cell for cell in cells]
         if any(cells) and not cells[0].startswith("#"):
             yield reader.line_num, cells
 

@@ -326,3 +326,21 @@ def test_a_product_with_a_constant_matrix_is_bounded():
         (block,) = rd.audit(N.Fn(lambda s, x, branch=branch: x + branch(s, x), w=weight), x).blocks
         # from above, and no more than rounding of 8 numbers in single precision
         assert norm * (1 - 1e-6) <= block.bound <= norm * (1 + 1e-5)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")  # torch's own, of quantisation
+def test_quantised_branches_have_no_derivative_and_none_is_made_up():
+    """Packed layers cut the gradient: no Jacobian, no gradient profile, no finding that rests on a derivative of 0."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(8, 8), *(N.Fn(lambda s, x: x + s.f(x), f=N.mlp()) for _ in range(2)), nn.Linear(8, 3))
+    packed = torch.ao.quantization.quantize_dynamic(net, {nn.Linear}, dtype=torch.qint8)
+    found = rd.audit(packed, torch.randn(6, 8), targets=torch.tensor([0, 1, 2, 0, 1, 2]))
+    assert [b.jacobian_norm for b in found.blocks] == [None, None]
+    assert all(b.ratio > 0 and b.dropped is not None for b in found.blocks)
+    assert any("the branch changes with its input, but autograd knows no derivative of it" in line for line in found.warnings)
+    assert not {"RD104", "RD115"} & {f.id for f in found.findings}
+
+
+def test_a_branch_that_is_constant_has_a_norm_of_zero():
+    found = rd.audit(N.Fn(lambda s, x: x + 0 * s.f(x) + 1, f=nn.Linear(8, 8)), torch.randn(4, 8))
+    assert [float(b.jacobian_norm) for b in found.blocks] == [0.0]

@@ -109,6 +109,8 @@ def test_bad_input_is_named():
     z, y = record(1.0, n=50)
     with pytest.raises(InputError, match=r"`labels` must differ from the top class at least once.*more held-out data"):
         Shrink().fit(z, z.argmax(1))
+    with pytest.raises(InputError, match=r"`logits` must differ between classes for a sample at least, got rows of equal ones"):
+        Shrink().fit(torch.arange(50.0)[:, None].expand(50, 5), y)
     with pytest.raises(InputError, match=r"got the contrary: λ >= 1 would be best.*check that labels and columns"):
         Shrink().fit(z, z.argmin(1))
     with pytest.raises(ResidynError, match=r"`Shrink` must be fitted before `transform`; call fit\(logits, labels\)"):

@@ -96,6 +96,21 @@ def test_batch_goes_on_past_a_bad_file(nets, capsys):
 
 
 @pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("def f(:", "SyntaxError: invalid syntax"),
+        ("raise ValueError('at import')", "ValueError: at import"),
+        ("raise SystemExit(3)", "SystemExit: 3"),
+    ],
+)
+def test_a_module_that_fails_while_it_is_imported_is_the_users_matter(nets, tmp_path, capsys, code, words):
+    (tmp_path / f"{nets}_broken.py").write_text(code, "utf-8")
+    assert main(["audit", f"{nets}_broken:make", "a.npz"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"`MODEL` must name a module that can be imported, got '{nets}_broken': {words}" in line
+
+
+@pytest.mark.parametrize(
     ("words", "text"),
     [
         (["{}:mke", "a.npz", "b.npz"], "`MODEL` must name something in `{}`, got 'mke'"),
@@ -212,6 +227,9 @@ def test_text_report(nets, capsys):
     [
         (["x:y", "--budget", "-1"], "`--budget` must be seconds >= 0, got -1"),
         (["x:y", "--jobs", "0"], "`--jobs` must be at least 1"),
+        ([":y"], "`MODEL` must name a module that can be imported, got '': ValueError: Empty module name"),
+        (["x:y", "a.npz", "--size", "-3"], "`--size` must be >= 1, got -3"),
+        (["x:y", "a.npz", "--length", "0"], "`--length` must be >= 1, got 0"),
         (["x:y", "--backend", "mpi"], "`--backend` must be one of loky, dask, ray"),
         (["x:y", "a.npz", "b.npz", "--resume"], "`--resume` must come with `-o FILE`, got none"),
         (["x:y", "a.npz", "b.npz", "--scheduler", "tcp://x:1"], "`--scheduler` needs `--backend dask` or `ray`"),

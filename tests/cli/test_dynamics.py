@@ -55,6 +55,20 @@ def test_a_column_is_an_input_if_it_is_said_to_be(tmp_path, capsys):
     assert "`control` must name columns of the file, got 'pull'; it has t, x, push" in capsys.readouterr().err
 
 
+def test_columns_can_be_named(tmp_path, capsys):
+    path = tmp_path / "log.csv"
+    rows = [f"{0.1 * i:.1f};{math.exp(-0.1 * i):.9f};{i % 7}".replace(".", ",") for i in range(60)]
+    path.write_text("elapsed;level;battery\n" + "\n".join(rows) + "\n")
+    assert main(["dynamics", "fit", str(path)]) == 2
+    assert "must have a column of times named t or time, got elapsed, level, battery" in capsys.readouterr().err
+    model = tmp_path / "m.safetensors"
+    words = ["dynamics", "fit", str(path), "--time", "elapsed", "--state", "level", "--model-out", str(model), "--json"]
+    assert main(words) in (0, 1)
+    command = Result.from_dict(json.loads(capsys.readouterr().out)).command
+    assert command.endswith("--target auto --seed 0 --time elapsed --state level")
+    assert json.loads(model.with_suffix(".json").read_text("utf-8"))["names"] == ["level"]
+
+
 def test_what_cannot_be_forecast_is_said_and_decides_the_exit_code(tmp_path, capsys):
     import torch
 

@@ -40,6 +40,20 @@ def test_json_repeats(tmp_path, capsys):
     assert "Largest stable η" in capsys.readouterr().out
 
 
+def test_a_step_past_the_limit_is_said(tmp_path, capsys):
+    path = tmp_path / "ring.txt"
+    path.write_text("".join(f"{i} {(i + 1) % 8}\n" for i in range(8)))
+    # with a loop at each node the ring of 8 has λ_max = 1 - (1 + 2·cos π)/3 = 4/3, so the limit is 3/2
+    for eta, verdict in (("1.4", "pass"), ("1.6", "warn")):
+        main(["graph", str(path), "--eta", eta, "--depth", "64", "--json"])
+        result = Result.from_dict(json.loads(capsys.readouterr().out))
+        found = [finding for finding in result.findings if finding.id == "graph.eta"]
+        assert (result.verdict, len(found)) == (verdict, verdict == "warn")
+        assert ("past its limit and grows" in result.sections[0].summary) == (verdict == "warn")
+    assert found[0].theory == pytest.approx(1.5, rel=1e-9)  # an eigenvalue by bisection of 1e-10 or finer
+    assert found[0].fix == "take --eta 0.75, half of the limit"
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

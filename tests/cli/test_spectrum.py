@@ -135,7 +135,7 @@ def test_an_interrupted_batch_goes_on_where_it_was(molecule, tmp_path, capsys, m
         (["h2.xyz", "--spin", "1"], "`spin` must be even for 2 electrons, got 1"),
         (["h2.xyz", "--dt", "0"], "`dt` must be a number > 0"),
         (["h2.xyz", "--fock", "half"], "`--fock` must be one of linear, full, got 'half'"),
-        (["h2.xyz", "--max-ev", "9999"], "`max_ev` must lie below π/dt"),
+        (["h2.xyz", "--max-ev", "9999"], "`max_ev` must lie between 0 and π/dt"),
         (["h2.xyz", "--jobs", "0"], "`--jobs` must be at least 1, or -1 for one a core, got 0"),
         (["h2.xyz", "--backend", "mpi"], "`--backend` must be one of loky, dask, ray, got 'mpi'"),
         (["h2.xyz", "--scheduler", "tcp://x:1"], "`--scheduler` needs `--backend dask` or `ray`"),

@@ -83,7 +83,7 @@ BAD = {
     "t,x\n0,1\n1,NaN\n": "line 3, column 'x' must have no missing value, got 'NaN'",
     "t,x\n0,1\n1,inf\n": "line 3, column 'x' must hold finite numbers, got 'inf'",
     "t,x\n0,1\n1,two\n": "line 3, column 'x' must hold numbers only, got 'two'",
-    "t;x\n0;1\n1;2,5\n": "got '2,5'; write the decimal sign as a point",
+    't,x\n0,1\n1,"2,5"\n': "got '2,5'; write the decimal sign as a point",
     "t,x\n0,1\n1,1_0\n": "line 3, column 'x' must hold numbers only, got '1_0'",
     "t,x\n0,1\n0,2\n": "line 3, column 't' must hold increasing times, got 0, a repeated time",
     "t,x\n1,1\n0,2\n": "line 3, column 't' must hold increasing times, got 0, a time after 1",
@@ -158,3 +158,25 @@ def test_large_file_is_read_row_by_row(tmp_path):
     data = read_csv(path)
     assert data.samples == 200_000
     assert data.x[0][-1].item() == pytest.approx(math.sin(199_999), abs=1e-6)
+
+
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_decimal_commas_where_they_part_no_cells(tmp_path, separator):
+    rows = [["t", "x"], ["0", "1,5"], ["0,5", "-,25"], ["1,0", "1e-3"], ["1,5", "2,5E+02"]]
+    path = tmp_path / "x.csv"
+    path.write_text("\n".join(separator.join(row) for row in rows))
+    data = read_csv(path)
+    assert data.t[0].tolist() == [0.0, 0.5, 1.0, 1.5]
+    assert data.x[0].flatten().tolist() == [1.5, -0.25, 0.001, 250.0]
+
+
+def test_units_in_the_header(tmp_path):
+    path = tmp_path / "x.csv"
+    path.write_text("Time [s],x (m),vx (m/s),u (N),run\n0,1,0,0,a\n1,2,1,0,a\n")
+    data = read_csv(path)
+    assert (data.names, data.controls, data.order) == (["x (m)", "vx (m/s)"], ["u (N)"], 2)
+    assert read_csv(path, time="time", state=["x"]).names == ["x (m)"]
+    path.write_text("t (s),x (m),x (rad)\n0,1,0\n1,2,1\n")
+    assert read_csv(path).names == ["x (m)", "x (rad)"]
+    with pytest.raises(InputError, match="`state` must name columns of the file, got 'x'"):
+        read_csv(path, state=["x"])

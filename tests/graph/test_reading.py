@@ -44,6 +44,30 @@ def test_edge_lists_of_numbers_and_names(tmp_path, separator):
     np.testing.assert_allclose(dense(found), ordered)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        'source;target\n"New York";"Los Angeles"\n"Los Angeles";"Zürich"\n',
+        '"New York" "Los Angeles"\n"Los Angeles" Zürich\n',
+        "New York,Los Angeles\nLos Angeles, Zürich\n",
+        "New York\tLos Angeles\nLos Angeles\tZürich\n",
+    ],
+)
+def test_names_with_blanks(tmp_path, text):
+    found = read(put(tmp_path, "cities.csv", text))
+    assert found.names == ["Los Angeles", "New York", "Zürich"]
+    assert found.edges.tolist() == [[1, 0], [0, 2]]
+    weighed = read(put(tmp_path, "weighed.csv", 'a,"b, ""the"" second",2\n'))
+    assert weighed.names == ["a", 'b, "the" second']
+    assert weighed.weight.tolist() == [2.0]
+
+
+@pytest.mark.parametrize("ending, form", [("gml", "GML"), ("gexf", "GEXF"), ("net", "Pajek")])
+def test_forms_that_are_not_read_are_named(tmp_path, ending, form):
+    with pytest.raises(InputError, match=f"which is {form}; convert it"):
+        read(put(tmp_path, f"g.{ending}", "graph [\n"))
+
+
 def test_numbers_with_large_gaps_are_names(tmp_path):
     found = read(put(tmp_path, "g.txt", "1000000 5\n5 77\n"))
     assert found.names == ["5", "77", "1000000"]

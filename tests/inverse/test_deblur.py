@@ -328,6 +328,7 @@ def make_image(**changes):
         (lambda: deblur(make_image(), gaussian(1.0), method="landweber", step=2.5), "`step` must be below 2/‖H‖² = 2"),
         (lambda: deblur(make_image(), torch.zeros(3, 3)), "must not be zero everywhere"),
         (lambda: deblur(make_image(), torch.tensor([[1.0, -1.0]])), "must not sum to zero"),
+        (lambda: deblur(make_image(), torch.tensor([[0.5, -1.0]])), "`psf` must have a sum > 0, got -0.5; a spread of light"),
         (lambda: deblur(make_image(), torch.ones(200, 200) / 40000), "no larger than the picture"),
         (lambda: deblur(make_image(), torch.ones(3)), "`psf` must have two axes"),
         (lambda: deblur(make_image() > 0, gaussian(1.0)), "must hold real intensities"),

@@ -270,6 +270,25 @@ def test_refused(how, words):
     assert words in str(caught.value)
 
 
+@pytest.mark.parametrize("stated", [True, False])
+@pytest.mark.parametrize("pull", [-0.42, 0.7])
+def test_a_bond_that_is_drawn_badly_is_no_candidate(tmp_path, stated, pull):
+    # 26–84 of ribonuclease A with its sulfurs drawn nearer or farther than a bond has them, as some refined entries do
+    rows = list(lines("5rsa"))
+    at = [k for k, r in enumerate(rows) if r.startswith("ATOM") and r[12:16] == " SG " and r[22:26] in ("  26", "  84")]
+    a, b = (np.array([float(rows[k][i : i + 8]) for i in (30, 38, 46)]) for k in at)
+    moved = b + pull * (b - a) / np.linalg.norm(b - a)
+    rows[at[1]] = rows[at[1]][:30] + "".join(f"{x:8.3f}" for x in moved) + rows[at[1]][54:]
+    if not stated:
+        rows = [row for row in rows if not row.startswith("SSBOND")]
+    protein = read(write(tmp_path, rows))
+    bond = next(b for b in find_disulfides(protein) if b.a.number == 26)
+    assert bond.status == ("short" if pull < 0 else "long")
+    assert bond.bonded == (stated or pull < 0)
+    row = next(row for row in scan(protein, max_strain=40.0) if row.pair == (26, 84))
+    assert row.existing == bond.bonded
+
+
 def test_exclude_as_one_text():
     protein = read(sample("1ubi"))
     assert scan(protein, exclude="A:4,10-12").why(4, 66) == "A:4 is excluded"

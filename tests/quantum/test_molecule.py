@@ -128,6 +128,12 @@ def test_fixtures_need_no_pyscf():
             {"xc": "b3lyp-d3bj"},
             "`xc` must be without a dispersion term, got 'b3lyp-d3bj'; such a term moves",
         ),
+        (
+            "O 0 0 0; H 0 0 0.97; H 0 0.9 -0.3",
+            {"basis": "gth-dzvp"},
+            "got 'gth-dzvp', which leaves out the core of O; set basis",
+        ),
+        ("O 0 0 0; H 0 0 0.97; H 0 0.9 -0.3", {"basis": "ccecpccpvdz"}, "got 'ccecpccpvdz', which leaves out the core of O"),
         ("H 0 0 0; H 0 0 0.74", {"xc": "wb97x-d"}, "`xc` must be a functional that PySCF has whole, got 'wb97x-d'"),
         ("H 0 0 0; H 0 0 0.74", {"xc": "mgga_x_br89_explicit"}, "`xc` must not take the Laplacian of the density, got 'mgga"),
         ("H 0 0 0; H 0 0 0.74", {"charge": 2}, "`charge` must leave electrons, got 2"),
@@ -141,6 +147,32 @@ def test_input_errors(atoms, options, words):
         Molecule.from_xyz(atoms, **options)
     assert words in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("basis", "core"), [("lanl2dz", 46), ("def2-svp", 28)])
+def test_a_basis_brings_its_core_potential(basis, core):
+    from pyscf import gto, scf
+
+    atoms = "H 0 0 0; I 0 0 1.61"
+    mol = gto.M(atom=atoms, basis=basis, ecp={"I": basis}, verbose=0)
+    assert mol.nelectron == 54 - core
+    truth = scf.RHF(mol).run(conv_tol=1e-11).e_tot
+    found = Molecule.from_xyz(atoms, basis=basis, xc="hf")
+    assert float(found.energy) == pytest.approx(truth, abs=1e-9)  # both converged to 1e-10 hartree or further
+
+
+@pytest.mark.parametrize("basis", ["sto-3g", "3-21g", "6-31g", "cc-pvdz", "def2-svp", "minao", "dz"])
+def test_bases_for_all_electrons_are_taken_for_that(basis):
+    import pyscf.gto
+
+    from residyn.quantum.reading import _build
+
+    for element in ("H", "He", "Li", "C", "F", "Na", "Cl"):
+        try:
+            pyscf.gto.basis.load(basis, element)
+        except Exception:  # noqa: BLE001 - not every basis has every element
+            continue
+        _build(pyscf.gto, [(element, (0.0, 0.0, 0.0))], basis, 0, pyscf.gto.charge(element) % 2)
 
 
 def test_a_file_that_is_none(tmp_path):
@@ -158,6 +190,9 @@ def test_xyz_file_and_text_are_the_same(tmp_path):
     path.write_text("3\nwater\n" + "\n".join(WATER.split("; ")) + "\n")
     assert read_atoms(path) == (read_atoms(WATER)[0], "water")
     assert read_atoms("1 0 0 0; H 0 0 1")[0][0][0] == "H"
+    assert read_atoms("He 0 0 -1.5e0") == ([("He", (0.0, 0.0, -1.5))], "molecule")
+    path.write_text("\ufeff1\n\nHe 0 0 0\n", "utf-8")  # with the mark that some editors put first
+    assert read_atoms(path)[0] == [("He", (0.0, 0.0, 0.0))]
 
 
 def test_no_convergence_is_said():

@@ -266,3 +266,10 @@ def test_transforms_of_a_damped_wave_are_lorentzians():
 
 def test_silence_has_no_waves():
     assert len(harmonic_inversion(np.zeros(500), 0.1, 0.05, 2.0).frequency) == 0
+
+
+@pytest.mark.parametrize(("atoms", "spin"), [("Ne 0 0 0", 0), ("H 0 0 0", 1)])
+def test_a_basis_without_an_empty_orbital(atoms, spin):
+    molecule = Molecule.from_xyz(atoms, basis="sto-3g", xc="hf", spin=spin)
+    with pytest.raises(InputError, match="must have an empty orbital to excite an electron into, got . orbitals that are all"):
+        excitations(molecule)

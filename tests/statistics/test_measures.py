@@ -177,6 +177,12 @@ Z, Y = torch.zeros(3, 2), torch.tensor([0, 1, 0])
         (lambda: ece(Z, Y[:2]), r"`labels` must be \(3,\), one a row of scores, got \(2,\)"),
         (lambda: ece(Z, Y + 1), r"`labels` must lie in \[0, 1\], got 2; count classes from 0"),
         (lambda: ece(Z, Y - 1), r"`labels` must lie in \[0, 1\], got -1"),
+        (lambda: ece("z", Y), "`logits_or_probs` must be a tensor or an array of numbers, got str; convert it"),
+        (lambda: ece(Z, ["a", "b", "c"]), "`labels` must be a tensor or an array of numbers, got list; convert it"),
+        (
+            lambda: ece(Z.numpy().astype(object), Y),
+            "`logits_or_probs` must be a tensor or an array of numbers, got an array of object",
+        ),
         (lambda: ece(Z, Y, bins=0), r"`bins` must be a whole number >= 1, got 0; 15 is usual"),
         (lambda: ece(Z, Y, bins=True), r"`bins` must be a whole number >= 1, got True"),
         (lambda: ece(Z, Y, norm="l3"), r'`norm` must be "l1", "l2" or "max", got \'l3\''),

@@ -127,7 +127,8 @@ def made(shapes: list[str], model: nn.Module, seed: int) -> Given:
         height, width = side if isinstance(side, (list, tuple)) else (side, side)
         pixels = torch.randn(4, channels, height, width, generator=generator).to(precision(model))
         return Given((), {"pixel_values": pixels}, where=f"made up: pixels of {height}×{width}")
-    if config is not None and getattr(config, "vocab_size", None):
+    wanted = getattr(model, "main_input_name", "input_ids")
+    if config is not None and getattr(config, "vocab_size", None) and wanted == "input_ids":
         ids = torch.randint(min(999, config.vocab_size - 1), config.vocab_size, (4, 64), generator=generator)
         given = {"input_ids": ids}
         if getattr(config, "is_encoder_decoder", False):

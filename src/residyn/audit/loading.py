@@ -83,10 +83,10 @@ def _imported(path: str) -> nn.Module:
     with _here():
         try:
             module: Any = importlib.import_module(name)
-        except ImportError as error:
+        except (Exception, SystemExit) as error:  # whatever the user's own code does while it is imported
+            what = _line(error) if isinstance(error, ImportError) else f"{type(error).__name__}: {_line(error)}"
             raise InputError(
-                f"`MODEL` must name a module that can be imported, got {name!r}: {_line(error)}; run where it can be, or "
-                "install it"
+                f"`MODEL` must name a module that can be imported, got {name!r}: {what}; run where it can be, or install it"
             ) from error
         made: Any = module
         for part in attribute.split("."):
@@ -99,7 +99,7 @@ def _imported(path: str) -> nn.Module:
                 raise InputError(f"`MODEL` must name a factory or a module, got {path!r}, which is {type(made).__name__}")
             try:
                 made = made()
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 raise InputError(
                     f"`MODEL` must name a factory that needs no arguments, got {type(error).__name__} from {path}(): "
                     f"{_line(error)}"

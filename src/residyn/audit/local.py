@@ -47,6 +47,16 @@ class Local(Jacobian):
             image: Tensor = torch.func.jvp(self.branch, (self.x,), (v,))[1]
         return image
 
+    def moves(self) -> bool:
+        """Whether F changes if x does, by a hundredth of its size."""
+        with torch.no_grad():
+            return not torch.equal(self.branch(self.x), self.branch(self.x + 0.01 * self.noise()))
+
+    def noise(self) -> Tensor:
+        """Normal numbers of the size of x, the same ones every time."""
+        noise = torch.randn(self.x.shape, generator=torch.Generator().manual_seed(0), dtype=self.x.dtype)
+        return noise.to(self.x.device) * self.x.abs().mean()
+
     def rows(self) -> int:
         """How many samples x holds that do not act on each other; 1 if they do.
 
@@ -55,10 +65,8 @@ class Local(Jacobian):
         if self.x.ndim < 2 or len(self.x) < 2:
             return 1
         places = torch.arange(len(self.x), device=self.x.device)
-        generator = torch.Generator().manual_seed(0)
-        noise = torch.randn(self.x.shape, generator=generator, dtype=self.x.dtype).to(self.x.device)
         with torch.no_grad():
-            moved = self.x.roll(1, 0) + 0.1 * self.x.abs().mean() * noise
+            moved = self.x.roll(1, 0) + 0.1 * self.noise()
             here = self.branch(self.x)
             if here.shape != self.x.shape:
                 return 1
@@ -85,6 +93,9 @@ def measure(block: Block, branch: Branch, x: Tensor, deadline: float | None) -> 
         return  # a projection: F does not keep the shape of its source
     jacobian = Local(branch, x)
     block.jacobian_norm = norm(jacobian, deadline)
+    if float(block.jacobian_norm) == 0 and jacobian.moves():
+        block.jacobian_norm = None
+        raise InputError("the branch changes with its input, but autograd knows no derivative of it: quantised or detached")
     if deadline is None or time.perf_counter() < deadline:
         values = leading(jacobian, _RITZ)
         block.spectrum = tuple(values)

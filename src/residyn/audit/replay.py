@@ -79,7 +79,12 @@ class Capture(Recorder):
             late = value < len(self.guide.values) and self.guide.values[value].overwritten
             self.kept[value] = tensor.detach().clone() if late else tensor.detach()
         if value in self.ends and tensor.requires_grad and not self.strong:
-            tensor.register_hook(lambda g, value=value: self.gradients.__setitem__(value, g.detach()))  # type: ignore[no-untyped-call]
+            tensor.register_hook(lambda g, value=value: self._came(value, g))  # type: ignore[no-untyped-call]
+
+    def _came(self, value: int, gradient: Tensor | None) -> None:
+        """A gradient has reached the end of a block; `None` where an operation behind it, a quantised one, has none."""
+        if gradient is not None:
+            self.gradients[value] = gradient.detach()
 
     def _held(self, tree: Any) -> Any:
         if isinstance(tree, Tensor):

@@ -130,6 +130,10 @@ def best_scale(z: Tensor, y: Tensor, start: float | None = None) -> tuple[float,
     right = z.gather(1, y[:, None])[:, 0]
     top = z.amax(1)
     z, right = z - top[:, None], right - top
+    if not bool(z.any()):
+        raise InputError(
+            "`logits` must differ between classes for a sample at least, got rows of equal ones; check the model's output"
+        )
     if bool((right == 0).all()):
         raise InputError(
             "`labels` must differ from the top class at least once, got none that does: every growth of the logits "

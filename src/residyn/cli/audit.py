@@ -75,7 +75,7 @@ def audit(
     """Find the residual blocks of a model, measure them, and say what is wrong."""
     plan = batch.Plan(jobs, backend, scheduler, resume)
     batch.check(plan, output)
-    _check(output, budget, normalise)
+    _check(output, budget, normalise, size=size, length=length)
     if inputs and shape:
         raise InputError("`--shape` must come without INPUT, got both; it makes an input up")
     began, started = time.perf_counter(), provenance.now()
@@ -99,7 +99,10 @@ def audit(
     leave(result)
 
 
-def _check(output: str | None, budget: float | None, normalise: str) -> None:
+def _check(output: str | None, budget: float | None, normalise: str, *, size: int, length: int) -> None:
+    for name, value in (("--size", size), ("--length", length)):
+        if value < 1:
+            raise InputError(f"`{name}` must be >= 1, got {value}; it counts {'pixels' if name == '--size' else 'tokens'}")
     if budget is not None and not budget >= 0:
         raise InputError(f"`--budget` must be seconds >= 0, got {budget:g}; 0 finds the blocks only")
     if output is not None:

@@ -28,6 +28,15 @@ def fit(
     control: Annotated[
         str | None, typer.Option("--control", metavar="A,B", help="Columns that are inputs; else those named u, u1, u_….")
     ] = None,
+    time_column: Annotated[
+        str | None, typer.Option("--time", metavar="NAME", help="Column of the time; else the one named t or time.")
+    ] = None,
+    state: Annotated[
+        str | None, typer.Option("--state", metavar="A,B", help="Columns that are the state; else all that are nothing else.")
+    ] = None,
+    trajectory: Annotated[
+        str | None, typer.Option("--trajectory", metavar="NAME", help="Column that tells trajectories apart; else run, id, ….")
+    ] = None,
     model_out: Annotated[
         str | None, typer.Option("--model-out", metavar="FILE.safetensors", help="Save the model; a JSON file goes beside it.")
     ] = None,
@@ -41,22 +50,28 @@ def fit(
         report.check(output)
     if model_out is not None and not model_out.endswith(".safetensors"):
         raise InputError(f"`--model-out` must end in .safetensors, got {model_out!r}; a JSON file is written beside it")
-    inputs = None if control is None else [name.strip() for name in control.split(",") if name.strip()]
+    inputs, states = _names(control), _names(state)
     began, started = time.perf_counter(), provenance.now()
     from residyn.dynamics import read_csv
     from residyn.dynamics.assessment import assess
 
     with one_thread(), share("fit") as progress:
-        model, section = assess(read_csv(file, control=inputs), name=file, target=target, seed=seed, progress=progress)
+        data = read_csv(file, time=time_column, state=states, control=inputs, trajectory=trajectory)
+        model, section = assess(data, name=file, target=target, seed=seed, progress=progress)
     if model_out is not None:
         model.save(model_out)
         say(f"model written to {model_out}")
     seconds = time.perf_counter() - began
-    line = command("dynamics fit", [file], {"target": target, "seed": seed, "control": control})
+    named = {"time": time_column, "state": state, "trajectory": trajectory}
+    line = command("dynamics fit", [file], {"target": target, "seed": seed, "control": control} | named)
     section = replace(section, seconds=seconds)
     result = Result("dynamics", section.title, [section], line, seed, provenance.versions("safetensors"), started, seconds)
     deliver(result, output, as_json=as_json)
     leave(result)
+
+
+def _names(text: str | None) -> list[str] | None:
+    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
 
 
 @app.callback()

@@ -12,6 +12,7 @@ from residyn.errors import InputError
 _TIMES = ("t", "time")
 _RUNS = ("trajectory", "traj", "run", "id")
 _CONTROL = re.compile(r"u\d*|u_.+", re.IGNORECASE)
+_UNIT = re.compile(r"\s*(\([^()]*\)|\[[^\[\]]*\])$")
 
 
 @dataclass(frozen=True)
@@ -79,14 +80,14 @@ def assign(
     _check_names(file, header)
     if order not in (None, 1, 2):
         raise InputError(f"`order` must be 1 or 2, got {order!r}; rewrite higher orders as a system of first order")
-    lower = {name.lower(): i for i, name in reversed(list(enumerate(header)))}
+    lower = {_bare(name): i for i, name in reversed(list(enumerate(header)))}
     clock = _place(file, header, "time", time) if time is not None else _first(lower, _TIMES)
     if clock is None:
         rule = f"must have a column of times named {' or '.join(_TIMES)}"
-        raise InputError(f"{file}: line 1 {rule}, got {', '.join(header)[:80]}; rename it or pass its name as `time`")
+        raise InputError(f"{file}: line 1 {rule}, got {', '.join(header)[:80]}; rename it or say which it is: `time`")
     run = _place(file, header, "trajectory", trajectory) if trajectory is not None else _first(lower, _RUNS)
     rest = [i for i in range(len(header)) if i not in (clock, run)]
-    inputs = [i for i in rest if _CONTROL.fullmatch(header[i])]
+    inputs = [i for i in rest if _CONTROL.fullmatch(_bare(header[i]))]
     if control is not None:
         inputs = [_place(file, header, "control", name) for name in control]
     elif state is not None:
@@ -106,7 +107,9 @@ def assign(
 
 def _by_name(header: list[str], rest: list[int], order: int | None) -> tuple[list[int], list[int], int]:
     """State, measured derivatives and order, from names such as x, dx, x_dot, vx, ax, x_ddot."""
-    names = {header[i].lower(): i for i in rest}
+    names = {_bare(header[i]): i for i in rest}
+    if len(names) < len(rest):  # x (m) and x (rad): the units tell them apart
+        names = {header[i].lower(): i for i in rest}
     first: dict[int, int] = {}
     velocity: dict[int, int] = {}
     second: dict[int, int] = {}
@@ -134,14 +137,20 @@ def _by_name(header: list[str], rest: list[int], order: int | None) -> tuple[lis
     return rest, [], order  # not a whole set of derivatives: all of it is state
 
 
+def _bare(name: str) -> str:
+    """A name in small letters without its unit: `time (s)` and `T [ms]` are times."""
+    return _UNIT.sub("", name.lower()) or name.lower()
+
+
 def _first(places: dict[str, int], names: Sequence[str]) -> int | None:
     return next((places[name] for name in names if name in places), None)
 
 
 def _place(file: str, header: list[str], role: str, name: str) -> int:
-    if name not in header:
+    bare = [_bare(column) for column in header]
+    if name not in header and bare.count(name.lower()) != 1:
         raise InputError(f"{file}: `{role}` must name columns of the file, got {name!r}; it has {', '.join(header)[:80]}")
-    return header.index(name)
+    return header.index(name) if name in header else bare.index(name.lower())
 
 
 def _check_names(file: str, header: list[str]) -> None:

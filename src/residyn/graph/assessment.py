@@ -85,6 +85,8 @@ def assess(graph: GraphFile, *, name: str, wish: Wish, progress: Progress | None
     found = profiles(heat, x, wish.depth, wish.law, progress=lambda share, text: tell(0.5 * share, text))
     findings = [_energy(found, kind, wish) for kind in KINDS]
     findings += _limit(bare, heat)
+    past = wish.law.eta * heat.largest > 2 * (1 + 1e-9)
+    findings += [_past(wish.law.eta, heat.largest)] if past else []
     findings.append(_advice(found, wish))
     trained: list[tuple[str, float]] = []
     if graph.labels is not None and wish.layers:
@@ -200,6 +202,18 @@ def _limit(bare: Diffusion, heat: Diffusion) -> list[Finding]:
     return found
 
 
+def _past(eta: float, largest: float) -> Finding:
+    return Finding(
+        "graph.eta",
+        "The residual step is longer than the largest stable one: what it ends with is growth, no diffusion",
+        "warn",
+        eta,
+        2 / largest,
+        why=f"The mode of the largest eigenvalue, {largest:.4g}, is multiplied by 1 - η·λ = {1 - eta * largest:.4g} a step.",
+        fix=f"take --eta {1 / largest:.2g}, half of the limit",
+    )
+
+
 def _growth(branch: Diffusion, eta: float) -> float:
     """Growth a step of random features, once the mode that grows fastest has taken over."""
     x = torch.randn(branch.n, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -280,14 +294,18 @@ def _classification(trained: list[tuple[str, float]], wish: Wish) -> Finding:
     )
 
 
+_MORAL = "The identity path alone slows the collapse; the anchor stops it."
+
+
 def _summary(graph: GraphFile, found: dict[str, Profile], wish: Wish, trained: list[tuple[str, float]]) -> str:
     left = {kind: found[kind].measured[-1] for kind in KINDS}
     words = (
         f"{graph.n:,} nodes, {graph.edges.shape[1]:,} edges as given. After {wish.depth} steps plain propagation has "
         f"{left['plain']:.2g} of the Dirichlet energy left, the residual step {left['residual']:.2g}, the implicit one "
-        f"{left['implicit']:.2g}; the anchored one {left['anchored']:.2g}, and keeps it. The identity path alone slows the "
-        "collapse; the anchor stops it."
+        f"{left['implicit']:.2g}; the anchored one {left['anchored']:.2g}, and keeps it. "
     )
+    grown = left["residual"] > 1
+    words += "The residual step is past its limit and grows." if grown else _MORAL
     if trained:
         words += " Test accuracy: " + "; ".join(f"{label} {share:.1%}" for label, share in trained) + "."
     return " ".join([words, *graph.notes])

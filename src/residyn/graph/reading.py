@@ -60,13 +60,16 @@ class GraphFile:
         return len(self.names)
 
 
+_OTHERS = {".gml": "GML", ".gexf": "GEXF", ".net": "Pajek", ".paj": "Pajek", ".dot": "Graphviz", ".json": "JSON"}
+
+
 def read(path: str, *, nodes: int | None = None, labels: str | None = None, features: str | None = None) -> GraphFile:
     """Read a graph.
 
     Args:
         path: `.mtx` (MatrixMarket), `.npz` (`edge_index` or `edges`, or a matrix of `scipy.sparse.save_npz`; `x`, `y`,
             `edge_weight` if there are), `.graphml`, or else an edge list: two node names and perhaps a weight a line, separated
-            by blanks, tabs, commas or semicolons, `#` or `%` before remarks.
+            by blanks, tabs, commas or semicolons, `#` or `%` before remarks; a name may stand in double quotes.
         nodes: Number of nodes, for an edge list of numbers that leaves out isolated ones.
         labels: A file with a node and its class a line, for forms that hold none; or the attribute of a GraphML file.
         features: A file with a node and its features a line, or an `.npy` array `(n, d)`.
@@ -92,6 +95,11 @@ def read(path: str, *, nodes: int | None = None, labels: str | None = None, feat
             attribute = labels if labels is not None and not Path(labels).is_file() else None
             graph = read_graphml(file, attribute)
             labels = None if attribute is not None else labels
+        elif ending in _OTHERS:
+            raise InputError(
+                f"`FILE` must be an edge list, .graphml, .mtx or .npz, got {path!r}, which is {_OTHERS[ending]}; convert it: "
+                "networkx.write_graphml"
+            )
         else:
             graph = _edge_list(_text(file), nodes)
     except _UNREADABLE as error:
@@ -121,7 +129,19 @@ def lines_of(text: str) -> Iterator[tuple[int, list[str]]]:
     for number, row in enumerate(text.splitlines(), 1):
         line = row.strip()
         if line and line[0] not in "#%":
-            yield number, [part for part in re.split(r"[\s,;]+", line) if part]
+            yield number, _fields(line)
+
+
+def _fields(line: str) -> list[str]:
+    """Fields between blanks, tabs, commas or semicolons; where names have blanks, between the others alone, or in quotes."""
+    plain = [part for part in re.split(r"[\s,;]+", line) if part]
+    mark = next((mark for mark in "\t;," if mark in line), None)
+    if '"' in line:
+        quoted = re.findall(rf"\"((?:[^\"]|\"\")*)\"|([^{mark or ' '}\"]+)", line)
+        return [text for text in (quote.replace('""', '"') or bare.strip() for quote, bare in quoted) if text]
+    if mark is None or " " not in line or all(map(_number, plain)):
+        return plain
+    return [part for part in map(str.strip, line.split(mark)) if part]
 
 
 def _edge_list(text: str, nodes: int | None) -> GraphFile:

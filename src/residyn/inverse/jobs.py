@@ -27,7 +27,7 @@ from residyn.results import Finding, Section
 
 EQUATIONS = {
     "auto": "x̂(f) = H̄·b/(|H|² + σ²/S),  S(f) = A·(f² + f₀²)^(-β/2) and σ² from b alone",
-    "tv": "x̂ = argmin ½‖H·x - b‖² + λ·Σ|∇x|",
+    "tv": "x̂ = argmin ‖H·x - b‖²/2 + λ·Σ|∇x|",
     "landweber": "x⁺ = x - α·Hᵀ(H·x - b), from x = 0",
     "unrolled": "x⁺ = z + R(z),  z = argmin ‖H·z - b‖² + r·σ²/S·|z - x|², R learned",
     "wiener": "x⁺ = y + F(y),  a(f) = -1/(SNR(f) + 1)",

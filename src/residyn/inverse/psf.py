@@ -130,6 +130,10 @@ def normalised(psf: Any, *, shape: tuple[int, ...] | None = None) -> Tensor:
     total = float(kernel.double().sum())
     if abs(total) <= 1e-6 * float(kernel.double().abs().sum()):
         raise InputError("`psf` must not sum to zero, got one that does; it would take all brightness from the picture")
+    if total < 0:
+        raise InputError(
+            f"`psf` must have a sum > 0, got {total:.4g}; a spread of light is positive: is it negated, or shifted?"
+        )
     if abs(total - 1) > 1e-3:
         warnings.warn(f"`psf` sums to {total:.6g}, not to one; it was divided by its sum", ResidynWarning, stacklevel=3)
     return (kernel.double() / total).to(kernel.dtype)

@@ -107,7 +107,7 @@ def section(table: Scan, path: str) -> Section:
         path,
         f"Disulfides of {structure.name}",
         summary=_summary(table),
-        equation="net = (3/2)·R·T·ln(1 + g·ℓ) − strain − ½·kT·(Δd)²/var(d)",
+        equation="net = (3/2)·R·T·ln(1 + g·ℓ) − strain − kT·(Δd)²/(2·var(d))",
         data=f"{Path(path).name}: {len(structure)} residues in {len(structure.chains)} chains; {way}",
         code=(
             "from residyn.protein import mutate, read, scan\n\n"
@@ -189,7 +189,7 @@ def findings(table: Scan) -> list[Finding]:
     """
     bonds = table.bonds
     found = [_annotation(bonds)]
-    ends = [(b.a.number, b.b.number) for b in bonds if b.present and b.length is not None and not b.symmetry]
+    ends = [(b.a.number, b.b.number) for b in bonds if b.bonded and b.length is not None and not b.symmetry]
     if len(table.sites.closed) > 1 and len(table.structure.chains) == 1:
         place = table.structure.position
         pairs = [(int(place[a]), int(place[b])) for a, b in table.sites.closed]
@@ -249,7 +249,7 @@ def _annotation(bonds: tuple[Disulfide, ...]) -> Finding:
 
 def _summary(table: Scan) -> str:
     structure = table.structure
-    count = sum(b.present for b in table.bonds)
+    count = sum(b.bonded for b in table.bonds)
     new = [row for row in _top(table, 40) if not row.existing and row.net is not None and row.net > 0]
     text = f"{len(structure)} residues, {count} disulfide bonds, {len(table)} pairs that could be bonded. "
     if new:

@@ -64,6 +64,11 @@ class Disulfide:
         return self.status in ("annotated", "extra")
 
     @property
+    def bonded(self) -> bool:
+        """Whether to count on it: present, or drawn too short, or stated and drawn too long."""
+        return self.present or self.status == "short" or (self.status == "long" and self.annotated)
+
+    @property
     def interchain(self) -> bool:
         """Whether it joins two chains, or a chain to its symmetry mate."""
         return self.a.chain != self.b.chain or bool(self.symmetry)

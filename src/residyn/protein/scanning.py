@@ -151,7 +151,7 @@ def _sites(structure: Structure, bonds: list[Disulfide], excluded: Ints, flexibl
     closed = []
     for bond in bonds:
         a, b = place.get(bond.a, -1), place.get(bond.b, -1)
-        if bond.present and a >= 0 and b >= 0:
+        if bond.bonded and a >= 0 and b >= 0:
             partner[a], partner[b] = b, a
             if bond.length is not None and not bond.symmetry:
                 closed.append((a, b))

@@ -76,12 +76,13 @@ def assess(
         SolveError: If the ground state does not converge or a run ends early.
     """
     if wish.dt > 0 and not (math.isfinite(wish.max_ev) and 0 < wish.max_ev < math.pi / wish.dt * HARTREE_EV):
-        raise InputError(f"`max_ev` must lie below π/dt, {math.pi / wish.dt * HARTREE_EV:.0f} eV, got {wish.max_ev:g}")
+        raise InputError(f"`max_ev` must lie between 0 and π/dt, {math.pi / wish.dt * HARTREE_EV:.0f} eV, got {wish.max_ev:g}")
     say = progress or (lambda share, text: None)
     say(0.0, "ground state")
     molecule = Molecule.from_xyz(path, wish.basis, wish.xc, wish.charge, wish.spin)
     # before the runs: a ground state that is no minimum is not worth them
-    response = excitations(molecule) if pairs(molecule) <= LIMIT and wish.fock == "linear" else None
+    count = pairs(molecule)
+    response = excitations(molecule) if count <= LIMIT and wish.fock == "linear" else None
     file = None if folder is None else Path(folder, f"{Path(path).stem}.safetensors")
     if file is not None and not resume:
         file.unlink(missing_ok=True)

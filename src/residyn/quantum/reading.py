@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from residyn.results import Outcome
 CLOSEST = 0.25
 """Å; no two nuclei of a molecule lie closer."""
 _MOST_BYTES = 10_000_000
+_STEEP = 1.5
 MOST_ATOMS = 2000
 """More than can be propagated with dense matrices of their basis functions."""
 _ATOM = "an element and three coordinates in Å, e.g. `O 0.0 0.0 0.117`"
@@ -26,7 +28,7 @@ def read_atoms(source: str | os.PathLike[str]) -> tuple[Atoms, str]:
     """Atoms (element, position in Å) and a name.
 
     Args:
-        source: The path of an .xyz file, or a text with several lines or with semicolons.
+        source: The path of an .xyz file, or a text: several lines, atoms apart by semicolons, or one atom.
 
     Raises:
         InputError: If a line is no atom, or two atoms lie on top of each other.
@@ -35,7 +37,7 @@ def read_atoms(source: str | os.PathLike[str]) -> tuple[Atoms, str]:
     ('H', (0.0, 0.0, 0.74))
     """
     word = os.fspath(source)
-    if "\n" in word or ";" in word:
+    if "\n" in word or ";" in word or _one_atom(word):
         text, name = word.replace(";", "\n"), "molecule"
     else:
         text, name = _read(word), Path(word).stem
@@ -53,11 +55,17 @@ def read_atoms(source: str | os.PathLike[str]) -> tuple[Atoms, str]:
     return atoms, name
 
 
+def _one_atom(word: str) -> bool:
+    """Whether a line is an atom and no path: `He 0 0 0`."""
+    parts = word.split()
+    return len(parts) == 4 and all(re.fullmatch(r"[+-]?[\d.]+(e[+-]?\d+)?", part, re.IGNORECASE) for part in parts[1:])
+
+
 def _read(path: str) -> str:
     try:
         if Path(path).stat().st_size > _MOST_BYTES:
             raise InputError(f"`path` must be an .xyz file of a molecule, got {path!r} of more than 10 MB")
-        return Path(path).read_text("utf-8")
+        return Path(path).read_text("utf-8-sig")
     except FileNotFoundError:
         raise InputError(
             f"`path` must be a file that exists, got {path!r}; or give the atoms as text, separated by ;"
@@ -174,10 +182,42 @@ def _build(gto: Any, atoms: Atoms, basis: str, charge: int, spin: int) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return gto.M(atom=atoms, basis=basis, charge=charge, spin=spin, unit="Angstrom", verbose=0)
+            core = _cores(gto, atoms, basis)
+            mol = gto.M(atom=atoms, basis=basis, ecp=core, charge=charge, spin=spin, unit="Angstrom", verbose=0)
     except Exception as error:  # noqa: BLE001 - PySCF has many ways to say that it has no such basis
         text = " ".join(str(error).split())[:120]
         raise InputError(f"`basis` must be one that PySCF has for these elements, got {basis!r}: {text}; e.g. 6-31g") from None
+    _complete(mol, basis)
+    return mol
+
+
+def _complete(mol: Any, basis: str) -> None:
+    """Refuse a basis for valence electrons whose core potential is not there: PySCF would put all electrons into it.
+
+    A basis for all electrons has primitives for its 1s orbital, e^(-Zr): STO-3G's steepest exponent is 1.8 Z², of others more.
+    """
+    for i in range(mol.natm):
+        charge = int(mol.atom_charge(i))
+        shells = [s for s in range(mol.nbas) if mol.bas_atom(s) == i]
+        steepest = max((float(mol.bas_exp(s).max()) for s in shells), default=0.0)
+        if charge > 2 and mol.atom_nelec_core(i) == 0 and steepest < _STEEP * charge**2:
+            raise InputError(
+                f"`basis` must hold all electrons or have a core potential of its own name, got {basis!r}, which leaves out "
+                f"the core of {mol.atom_pure_symbol(i)}; set basis and ecp in PySCF and use Molecule.from_pyscf"
+            )
+
+
+def _cores(gto: Any, atoms: Atoms, basis: str) -> dict[str, str]:
+    """Elements whose core a basis leaves to an effective potential of its own name: iodine in lanl2dz or def2-svp."""
+    found = {}
+    for element in {symbol for symbol, _ in atoms}:
+        try:
+            potential = gto.basis.load_ecp(basis, element)
+        except Exception:  # noqa: BLE001 - PySCF has many ways to say that it has none
+            continue
+        if potential:
+            found[element] = basis
+    return found
 
 
 def _functional(dft: Any, xc: str) -> None:

@@ -43,8 +43,18 @@ class Excitations:
 
 
 def pairs(molecule: Molecule) -> int:
-    """Number of pairs of occupied and empty orbitals."""
-    return sum(m * (molecule.n - m) for m in molecule.occupied)
+    """Number of pairs of occupied and empty orbitals.
+
+    Raises:
+        InputError: If there is none.
+    """
+    found = sum(m * (molecule.n - m) for m in molecule.occupied)
+    if not found:
+        raise InputError(
+            f"`molecule` must have an empty orbital to excite an electron into, got {molecule.n} orbitals that are all "
+            "occupied; take a larger basis"
+        )
+    return found
 
 
 def orbital_basis(molecule: Molecule) -> Tensor:

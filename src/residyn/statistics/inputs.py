@@ -68,7 +68,7 @@ def labels(values: Any, table: Tensor) -> Tensor:
     Raises:
         InputError: If they are not N integers in [0, C).
     """
-    numbers = torch.as_tensor(values).detach()
+    numbers = _tensor(values, "labels")
     if numbers.is_floating_point() or numbers.is_complex() or numbers.dtype == torch.bool:
         raise InputError(f"`labels` must be integer class numbers, got {numbers.dtype}; convert them with .long()")
     if numbers.shape != (len(table),):
@@ -162,7 +162,7 @@ def events(values: Any, labels_: Any, name: str, kind: Kind = "auto") -> Events 
     Raises:
         InputError: If scores and labels do not fit, or the labels are not zeros and ones.
     """
-    marks = torch.as_tensor(labels_).detach()
+    marks = _tensor(labels_, "labels")
     if marks.ndim != 2:
         return None
     table = _finite(_floating(values, name), name)
@@ -183,8 +183,16 @@ def whole(value: Any, name: str, usual: int) -> int:
     return value
 
 
+def _tensor(values: Any, name: str) -> Tensor:
+    try:
+        return torch.as_tensor(values).detach()
+    except (TypeError, ValueError, RuntimeError):
+        got = f"an array of {values.dtype}" if isinstance(values, np.ndarray) else type(values).__name__
+        raise InputError(f"`{name}` must be a tensor or an array of numbers, got {got}; convert it") from None
+
+
 def _floating(values: Any, name: str) -> Tensor:
-    table = torch.as_tensor(values).detach()
+    table = _tensor(values, name)
     if not table.is_floating_point():
         raise InputError(f"`{name}` must be floating point, got {table.dtype}; convert it with .float()")
     if table.ndim not in (1, 2) or table.shape[0] < 1:

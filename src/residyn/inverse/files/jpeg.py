@@ -40,6 +40,11 @@ def read_jpeg(path: str, limit: int) -> Photo:
         return Photo(np.array(image), None, "jpeg", *beside, inks=image.mode == "CMYK")
 
 
+def kind(pixels: np.ndarray) -> str:
+    """Type and channels of pixels, for messages."""
+    return f"{pixels.dtype}" + (f" and {pixels.shape[-1]} channels" if pixels.ndim == 3 else " in a volume" * (pixels.ndim > 3))
+
+
 def jpeg_bytes(pixels: np.ndarray, like: Photo) -> bytes:
     """A picture as the bytes of a JPEG file.
 
@@ -48,7 +53,7 @@ def jpeg_bytes(pixels: np.ndarray, like: Photo) -> bytes:
     """
     channels = pixels.shape[2] if pixels.ndim == 3 else 1
     if pixels.dtype != np.uint8 or like.alpha is not None or pixels.ndim > 3 or channels not in (1, 3, 4 if like.inks else 1):
-        what = "alpha" if like.alpha is not None else f"{pixels.dtype} {pixels.shape}"
+        what = "alpha" if like.alpha is not None else kind(pixels)
         raise InputError(f"`-o` must not be a JPEG for a picture with {what}, which JPEG cannot hold; take .png or .tif")
     module = require("PIL.Image", "imaging")
     flat = np.ascontiguousarray(pixels[..., 0] if pixels.ndim == 3 and channels == 1 else pixels)

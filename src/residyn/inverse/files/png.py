@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from residyn.errors import InputError
-from residyn.inverse.files.jpeg import opened
+from residyn.inverse.files.jpeg import kind, opened
 from residyn.inverse.files.photo import Photo
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -94,9 +94,7 @@ def png_bytes(pixels: np.ndarray, like: Photo) -> bytes:
     """
     channels = pixels[..., None] if pixels.ndim == 2 else pixels
     if pixels.dtype not in (np.uint8, np.uint16) or channels.ndim != 3 or channels.shape[2] > 3:
-        raise InputError(
-            f"`-o` must not be a PNG for {pixels.dtype} {pixels.shape}: it holds grey or RGB of 8 or 16 bits; take .tif or .npy"
-        )
+        raise InputError(f"`-o` must not be a PNG for {kind(pixels)}: it holds grey or RGB of 8 or 16 bits; take .tif or .npy")
     if like.alpha is not None:
         channels = np.concatenate([channels, like.alpha[..., None]], 2)
     height, width, count = channels.shape
