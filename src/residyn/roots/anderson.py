@@ -56,9 +56,7 @@ class _Mixing(Update):
         dtype = widened(x[:0]).dtype  # of the differences: squares of half precision overflow
         self.values, self.residuals = x.new_zeros(2, batch, slots, n, dtype=dtype)
         self.gram = x.new_zeros(batch, slots, slots, dtype=dtype)
-        self.pair = x.new_zeros(
-            batch, 2, n, dtype=dtype
-        )  # what the differences are multiplied with: r, and its own
+        self.pair = x.new_zeros(batch, 2, n, dtype=dtype)  # what the differences are multiplied with: r, and its own
         self.shift = max(ridge, 10 * torch.finfo(x.dtype).eps) * torch.eye(slots, dtype=dtype, device=x.device)
         self.tiny = torch.finfo(dtype).tiny
         self.last_g = self.last_r = x

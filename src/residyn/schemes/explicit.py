@@ -175,8 +175,8 @@ def hermite(stages: Stages, order: int, theta: Time) -> Tensor:
 
     Order 1 is linear; order 2 is the parabola through x0, f0 and x1; above that, cubic Hermite, made as accurate as the scheme
     by bootstrapping: evaluate f on the polynomial at interior points, fit a polynomial of higher degree to the derivatives, and
-    repeat. Each round gains an order. Where the tableau knows states within the step, the first points are those, and the rounds of
-    low order, whose errors the later ones only shrink, fall away.
+    repeat. Each round gains an order. Where the tableau knows states within, the first points are those, and the rounds
+    of low order, whose errors the later ones only shrink, fall away.
 
     Reference:
         Enright, Jackson, Nørsett & Thomsen (1986), "Interpolants for Runge–Kutta formulas", doi:10.1145/7921.7923.

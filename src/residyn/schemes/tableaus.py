@@ -194,8 +194,8 @@ DOPRI8 = Tableau(
     ),
     b=_DOPRI8_B,
     error=tuple(b - b7 for b, b7 in zip(_DOPRI8_B, _DOPRI8_B7, strict=True)),
-    # Of this house: they meet the conditions of orders 1 to 5 exactly, and those of orders 6 to 8, each over the symmetry of its
-    # tree, as well as weights can (least squares; 1e-5 is left at most). The stages 1 to 4, of low order, take no part.
+    # Of this house: they meet the conditions of orders 1 to 5 exactly, and those of orders 6 to 8, each over its tree's
+    # symmetry, as well as weights can (least squares; 1e-5 is left at most). The stages 1 to 4, of low order, take no part.
     within=(
         (0.15, (0.048481289711119556, 0.0, 0.0, 0.0, 0.0, -0.2221932138065056, 0.14418419852976827, 0.33696065679014464,
                 -0.22744753977768237, 0.07170020801527734, -0.002339968823639036, 0.0032733224311611614, -0.00491189998985716,
