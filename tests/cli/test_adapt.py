@@ -87,7 +87,12 @@ def test_unlabelled_target_and_a_model_of_ones_own(files, tmp_path, capsys, monk
         (["S", "T", "--branch", "x.pt"], "must be a file that ends in .safetensors"),
         (["S", "T", "--branch", "nowhere/x.safetensors"], "must be in a folder that exists"),
         (["S", "T", "--held-out", "1"], "`--held-out` must be a share in [0, 1), got 1.0"),
-        (["S", "T", "--steps", "0"], "`steps` must be a whole number >= 1, got 0"),
+        (["S", "T", "--steps", "0"], "`--steps` must be a whole number >= 1, got 0"),
+        (["S", "T", "--width", "0"], "`--width` must be a whole number >= 1, got 0"),
+        (
+            ["S", "FEW"],
+            "must hold two samples besides those held out, got 2 of which 1 only judge; give more, or lower --held-out",
+        ),
         (["S", "T", "--weights", "w.safetensors"], "`--weights` must come with `--model`"),
         (["S", "T", "--labels", "kind"], "must hold the labels 'kind'"),
         (["S", "OTHER"], "must have the features of"),
@@ -101,12 +106,13 @@ def test_unlabelled_target_and_a_model_of_ones_own(files, tmp_path, capsys, monk
 def test_input_errors_are_one_line_and_exit_code_2(words, message, files, tmp_path, capsys):
     header = "a,b,c,d,e,f,label\n"
     (tmp_path / "one.csv").write_text(header + "1,2,3,4,5,6,ant\n2,3,4,5,6,7,ant\n")
+    (tmp_path / "few.csv").write_text(header + "1,2,3,4,5,6,ant\n2,3,4,5,6,7,bee\n")
     (tmp_path / "other.csv").write_text("a,b\n1,2\n2,3\n")
     (tmp_path / "strange.csv").write_text(header + "1,2,3,4,5,6,dog\n" * 8)
     names = {"S": "source.csv", "T": "target.csv", "BARE": "bare.npz"}
-    made = {"ONE": "one.csv", "OTHER": "other.csv", "STRANGE": "strange.csv"}
+    made = {"FEW": "few.csv", "ONE": "one.csv", "OTHER": "other.csv", "STRANGE": "strange.csv"}
     full = [str(files / names[w]) if w in names else str(tmp_path / made[w]) if w in made else w for w in words]
-    assert main(["adapt", *full, *([] if "--steps" in words else QUICK)]) == 2
+    assert main(["adapt", *full, *([] if {"--steps", "--width"} & set(words) else QUICK)]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
     assert message in captured.err

@@ -139,3 +139,8 @@ def test_help_does_not_load_torch():
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     assert run.stdout.count("$ residyn calibrate") == 2
+
+
+def test_options_of_a_batch_are_refused_at_once(files, capsys):
+    assert main(["calibrate", *files, "--bins", "0"]) == 2
+    assert capsys.readouterr().err == "residyn: `--bins` must be a whole number >= 1, got 0; 15 is usual\n"

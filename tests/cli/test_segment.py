@@ -124,6 +124,11 @@ def test_one_picture_too_narrow_to_hold_a_part_out(tmp_path, capsys):
         (["train", "none", "none", "-o", "m.pt"], "must be a file that ends in .safetensors, got 'm.pt'"),
         (["train", "none", "none", "--crop", "4"], "`crop` must be at least 16 pixels, got 4"),
         (["train", "none", "none", "--held-out", "1"], "`held_out` must be a share in (0, 1), got 1.0"),
+        (["predict", "none", "--model", "m", "--window", "0"], "`--window` must be at least 16 pixels, got 0"),
+        (
+            ["predict", "none", "--model", "m", "--masks", "truth"],
+            "`--masks` must be a folder of masks, or one mask, got 'truth'",
+        ),
         (["predict", "none", "--model", "none.safetensors"], "must be a file that can be read"),
     ],
 )

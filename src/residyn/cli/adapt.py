@@ -66,6 +66,9 @@ def adapt(
     _outputs(output, branch, predictions, force=force)
     if not 0 <= held_out < 1:
         raise InputError(f"`--held-out` must be a share in [0, 1), got {held_out}; 0 judges by the samples it was adapted to")
+    for name, number in (("--steps", steps), ("--width", width)):
+        if number < 1:
+            raise InputError(f"`{name}` must be a whole number >= 1, got {number}")
     from residyn.transfer import adapting
     from residyn.transfer.assessment import assess
     from residyn.transfer.reading import aligned, class_names, numbered, read_domain
@@ -75,8 +78,8 @@ def adapt(
     second = aligned(first, second)
     names = class_names(first)
     y = numbered(first, names)
-    net = _model(model, weights, first, len(names), seed)
     fitted, tested = _split(second, held_out, seed)
+    net = _model(model, weights, first, len(names), seed)
     adaptation = adapting.adapt(net, (first.x, y), fitted.x, steps=steps, width=width, seed=seed, watch=_watch())
     judged = None if tested is None else _judged(adaptation, tested, names)
     how = "" if tested is None else f"judged by {len(tested.x):,} samples" + (" held out" if tested.x is not fitted.x else "")
@@ -157,6 +160,11 @@ def _split(target: Domain, share: float, seed: int) -> tuple[Domain, Domain | No
     count = round(share * len(target.x))
     if count < 1:
         return target, target
+    if len(target.x) - count < 2:
+        raise InputError(
+            f"{target.name}: must hold two samples besides those held out, got {len(target.x)} of which {count} only judge; "
+            "give more, or lower --held-out"
+        )
     order = torch.randperm(len(target.x), generator=torch.Generator().manual_seed(seed)).tolist()
     held, kept = sorted(order[:count]), sorted(order[count:])
     return replace(target, x=target.x[kept], labels=None), replace(

@@ -14,7 +14,7 @@ from residyn import provenance, report
 from residyn.cli import batch
 from residyn.cli.options import Debug, Json, Output, Seed, among, command
 from residyn.cli.output import deliver, leave
-from residyn.errors import check_choice
+from residyn.errors import InputError, check_choice
 from residyn.results import Result, Section
 
 _KINDS = ("auto", "logits", "probabilities")
@@ -58,6 +58,8 @@ def calibrate(
     plan = batch.Plan(jobs, backend, scheduler, resume)
     batch.check(plan, output)
     check_choice("--kind", kind, _KINDS)
+    if bins < 1:
+        raise InputError(f"`--bins` must be a whole number >= 1, got {bins}; 15 is usual")
     if output is not None:
         report.check(output)
     began, started = time.perf_counter(), provenance.now()

@@ -106,6 +106,10 @@ def predict(
     plan = batch.Plan(jobs, backend, scheduler, resume)
     if page is not None:
         report.check(page)
+    if window < 16:
+        raise InputError(f"`--window` must be at least 16 pixels, got {window}; larger windows see more around each pixel")
+    if masks is not None and not Path(masks).exists():
+        raise InputError(f"`--masks` must be a folder of masks, or one mask, got {masks!r}: nothing there; check the path")
     began, started = time.perf_counter(), provenance.now()
     Segmenter.load(model)  # a model that cannot be read is an error of the command, not of each picture
     names = [str(path) for file in files for path in picture_files(file)]
@@ -113,7 +117,8 @@ def predict(
     _free(targets, force=force or resume)
     Path(output).mkdir(parents=True, exist_ok=True)
     work = partial(predicted, model=model, folder=output, masks=masks, window=window)
-    conditions = {"model": model, "masks": masks, "window": window, "versions": provenance.versions()}
+    stamps = [batch.stamp(model), batch.stamp(masks)]
+    conditions = {"model": model, "masks": masks, "stamps": stamps, "window": window, "versions": provenance.versions()}
     sections = batch.run(names, work, plan, output=page, conditions=conditions, title=_title)
     line = command("segment predict", files, {"model": model, "-o": output, "masks": masks, "window": window})
     title = sections[0].title if len(sections) == 1 else f"Segmentation of {len(sections)} pictures"

@@ -58,9 +58,10 @@ def add_adapters(
     """Put small branches on a model, x → x + s·A(x), behind the residual blocks that the audit finds or at named modules.
 
     A is a bottleneck, A(x) = U·relu(D·x + d) + u, or of low rank, A(x) = U·D·x, on the channels of x; U and u start at zero, so
-    the output is that of the model bit for bit, and so it is, after training too, whenever the adapter is switched off. The
-    gate s is learned, one a branch and adapter. Batch norms have statistics of the adapter's own, so that training it leaves
-    the model's as they were. Where a block's sum is returned by a module, perhaps normalised or activated, that is x; elsewhere
+    the output is that of the model bit for bit, and so it is, after training too, whenever the adapter is switched off (of the
+    model when frozen: for some layers torch adds in another order where a parameter needs gradients). The gate s is learned,
+    one a branch and adapter. Batch norms have statistics of the adapter's own, so that training it leaves the model's as they
+    were. Where a block's sum is returned by a module, perhaps normalised or activated, that is x; elsewhere
     x is what the block's branch ends with.
 
     A low-rank branch at a named `Linear` or convolution stands beside it and reads what it reads, W·x → W·x + s·A(x), as in
