@@ -128,6 +128,55 @@ def test_jpeg_keeps_tables_and_metadata(tmp_path):
         assert image.info["dpi"] == pytest.approx((72, 72), abs=0.02)
 
 
+@pytest.mark.parametrize("turn", range(1, 9))
+@pytest.mark.parametrize("source", ["a.png", "a.jpg", "a.tif"])
+@pytest.mark.parametrize("target", ["b.png", "b.jpg", "b.tif", "b.npy"])
+def test_pictures_stand_upright(tmp_path, turn, source, target):
+    # what Pillow shows of the file is what is worked on, and what it shows of the outcome
+    from PIL import Image, ImageOps
+
+    smooth = np.add.outer(3 * np.arange(40), np.arange(56))[..., None] * np.array([1, 0.5, 1]) + np.array([0, 60, 9])
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    how = {"quality": 100, "subsampling": 0} if source == "a.jpg" else {}
+    Image.fromarray(smooth.astype(np.uint8)).save(tmp_path / source, exif=exif, **how)
+    photo = files.read(tmp_path / source)
+    with Image.open(tmp_path / source) as image:
+        seen = np.asarray(ImageOps.exif_transpose(image))
+    np.testing.assert_array_equal(photo.pixels, seen)
+    files.write(photo.pixels, photo, tmp_path / target)
+    again = files.read(tmp_path / target).pixels
+    assert again.shape == seen.shape
+    # JPEG rounds the coefficients of a smooth ramp to 1: some levels a pixel
+    np.testing.assert_allclose(again.astype(int), seen.astype(int), atol=4 if target == "b.jpg" else 0)
+    if target != "b.npy":
+        with Image.open(tmp_path / target) as image:
+            np.testing.assert_array_equal(np.asarray(ImageOps.exif_transpose(image)), again)
+
+
+def test_a_broken_exif_block_is_no_broken_picture(tmp_path):
+    from PIL import Image
+
+    array = pixels(np.uint8, 3)
+    Image.fromarray(array).save(tmp_path / "a.png", exif=b"Exif\0\0II*\0\xff\xff\xff\xff" + bytes(9))
+    np.testing.assert_array_equal(files.read(tmp_path / "a.png").pixels, array)
+    Image.fromarray(array).save(tmp_path / "a.jpg", exif=b"Exif\0\0nonsense")
+    assert files.read(tmp_path / "a.jpg").pixels.shape == array.shape
+
+
+def test_alpha_turns_with_its_picture(tmp_path):
+    from PIL import Image, ImageOps
+
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(pixels(np.uint8, 4)).save(tmp_path / "a.png", exif=exif)
+    photo = files.read(tmp_path / "a.png")
+    files.write(photo.pixels, photo, tmp_path / "b.png")
+    with Image.open(tmp_path / "a.png") as a, Image.open(tmp_path / "b.png") as b:
+        np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+        np.testing.assert_array_equal(np.dstack([photo.pixels, photo.alpha]), np.asarray(ImageOps.exif_transpose(a)))
+
+
 @pytest.mark.parametrize("source", ["a.jpg", "a.tif"])
 @pytest.mark.parametrize("target", ["b.jpg", "b.tif"])
 def test_inks_stay_inks(tmp_path, source, target):

@@ -10,9 +10,19 @@ from typing import Any
 import numpy as np
 
 from residyn.errors import InputError, require
-from residyn.inverse.files.photo import Photo, check_size
+from residyn.inverse.files.photo import Photo, check_size, turn_of
 
 QUALITY = 95
+ORIENTATION = 0x0112
+"""The tag of EXIF and TIFF that says how a picture is turned."""
+
+
+def turn(image: Any) -> int:
+    """How a picture that is open in Pillow is turned, by its EXIF block; 1 where that is broken."""
+    try:
+        return turn_of(image.getexif().get(ORIENTATION))
+    except Exception:  # noqa: BLE001 - a broken block breaks its reader in any way it likes
+        return 1
 
 
 @contextlib.contextmanager
@@ -37,7 +47,7 @@ def read_jpeg(path: str, limit: int) -> Photo:
         image.load()
         info = image.info
         beside = (info.get("icc_profile"), info.get("exif"), info.get("dpi"), {"jpeg": kept})
-        return Photo(np.array(image), None, "jpeg", *beside, inks=image.mode == "CMYK")
+        return Photo(np.array(image), None, "jpeg", *beside, inks=image.mode == "CMYK", turn=turn(image))
 
 
 def kind(pixels: np.ndarray) -> str:

@@ -28,6 +28,7 @@ class Photo:
         kept: What only this form of file can hold, for a file of the same form: chunks, tags, tables.
         notes: What was changed in reading, for the user.
         inks: Whether its four channels are amounts of ink (CMYK).
+        turn: EXIF's number of how the file holds the picture, 1 … 8; `pixels` stand upright, as one sees it.
     """
 
     pixels: np.ndarray
@@ -39,6 +40,7 @@ class Photo:
     kept: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     inks: bool = False
+    turn: int = 1
 
     @property
     def span(self) -> float:
@@ -50,6 +52,40 @@ class Photo:
         if self.pixels.dtype.kind in "iu":
             return float(np.iinfo(self.pixels.dtype).max)
         return max(1.0, float(self.pixels.max()))
+
+
+def upright(array: np.ndarray, turn: int) -> np.ndarray:
+    """Pixels as one sees them, from those that a file holds turned or mirrored.
+
+    Args:
+        array: `(H, W, …)`.
+        turn: EXIF's orientation, 1 … 8; 1 is upright.
+
+    >>> upright(np.array([[1, 2, 3]]), 6).tolist()
+    [[1], [2], [3]]
+    """
+    turned = array.swapaxes(0, 1) if turn in (5, 6, 7, 8) else array
+    down = -1 if turn in (3, 4, 7, 8) else 1
+    right = -1 if turn in (2, 3, 6, 7) else 1
+    return np.ascontiguousarray(turned[::down, ::right])
+
+
+def as_held(array: np.ndarray, turn: int) -> np.ndarray:
+    """The inverse of `upright`.
+
+    >>> as_held(upright(np.array([[1, 2], [3, 4]]), 8), 8).tolist()
+    [[1, 2], [3, 4]]
+    """
+    return upright(array, {6: 8, 8: 6}.get(turn, turn))
+
+
+def turn_of(number: object) -> int:
+    """An orientation as a file states it; 1 where it states none that exists.
+
+    >>> [turn_of(6), turn_of(0), turn_of(None)]
+    [6, 1, 1]
+    """
+    return number if isinstance(number, int) and 1 <= number <= 8 else 1
 
 
 def check_size(path: str, shape: tuple[int, ...], limit: int) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from residyn.errors import InputError
-from residyn.inverse.files.jpeg import kind, opened
+from residyn.inverse.files.jpeg import kind, opened, turn
 from residyn.inverse.files.photo import Photo
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -37,10 +37,11 @@ def read_png(path: str, limit: int) -> Photo:
                 target = "RGBA" if "transparency" in info else "RGB" if image.mode == "P" else "L"
                 notes = (f"{_NAMES.get(image.mode, image.mode)} becomes {target} of 8 bits a channel",)
             wide = np.asarray(image.convert(target) if notes else image)
+        turned = turn(image)
     if wide.ndim == 3 and wide.shape[2] in (2, 4):
         colours = wide[..., 0] if wide.shape[2] == 2 else wide[..., :3]
-        return Photo(np.ascontiguousarray(colours), np.ascontiguousarray(wide[..., -1]), "png", *beside, notes)
-    return Photo(np.array(wide), None, "png", *beside, notes)
+        return Photo(np.ascontiguousarray(colours), np.ascontiguousarray(wide[..., -1]), "png", *beside, notes, turn=turned)
+    return Photo(np.array(wide), None, "png", *beside, notes, turn=turned)
 
 
 _NAMES = {"P": "a palette", "1": "a bitmap", "L": "a transparent grey", "RGB": "a transparent colour"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import numpy as np
 from residyn.errors import InputError
 from residyn.inverse.files.array import read_npy, read_table
 from residyn.inverse.files.jpeg import read_jpeg
-from residyn.inverse.files.photo import LIMIT, Photo
+from residyn.inverse.files.photo import LIMIT, Photo, upright
 from residyn.inverse.files.png import read_png
 from residyn.inverse.files.tiff import read_tiff
 
@@ -37,7 +38,7 @@ def read(path: str | os.PathLike[str], *, max_pixels: int = LIMIT) -> Photo:
         max_pixels: Largest number of pixels that is unpacked.
 
     Returns:
-        The picture, alpha apart, with its metadata.
+        The picture, alpha apart, upright (as its EXIF block or tag says), with its metadata.
 
     Raises:
         InputError: If there is no such file, it is none of these, is broken, or has more pixels.
@@ -78,7 +79,10 @@ def _loaded(name: str, max_pixels: int) -> Photo:
         ) from error
     if photo.pixels.dtype.kind not in "uif" or photo.pixels.size == 0:
         raise InputError(f"`{name}` must hold real intensities, got {photo.pixels.dtype} {photo.pixels.shape}")
-    return photo
+    if photo.turn == 1:
+        return photo
+    alpha = None if photo.alpha is None else upright(photo.alpha, photo.turn)
+    return replace(photo, pixels=upright(photo.pixels, photo.turn), alpha=alpha)
 
 
 def read_psf(path: str | os.PathLike[str]) -> np.ndarray:

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from residyn.errors import InputError, require
-from residyn.inverse.files.jpeg import opened
-from residyn.inverse.files.photo import Photo, check_size
+from residyn.inverse.files.jpeg import ORIENTATION, opened
+from residyn.inverse.files.photo import Photo, check_size, turn_of, upright
 
 _OWN = frozenset(
     {*range(254, 260), 262, 263, 266, 270, 273, 274, *range(277, 285), 296, 305, 317, 320, *range(322, 326), 330, 338, 339, 347}
@@ -48,6 +48,8 @@ def read_tiff(path: str, limit: int) -> Photo:
         alpha, colours = _apart(pixels, axes, page)
         colours = colours.squeeze() if colours.ndim > 3 else colours
         profile = page.tags.get(34675)
+        stated = page.tags.get(ORIENTATION)
+        turn = turn_of(None if stated is None else int(stated.value)) if len(file.pages) == 1 else 1
         dpi = _dpi(page)
         if page.photometric.name == "MINISWHITE" and colours.dtype.kind == "u":
             colours = np.iinfo(colours.dtype).max - colours  # black is the greatest number there
@@ -56,6 +58,8 @@ def read_tiff(path: str, limit: int) -> Photo:
         icc = bytes(profile.value) if profile is not None else None
     if not colours.dtype.isnative:
         colours = colours.astype(colours.dtype.newbyteorder("="))
+    if turn != 1:  # the tag is not written again
+        alpha, colours = None if alpha is None else upright(alpha, turn), upright(colours, turn)
     inks = page.photometric.name == "SEPARATED" and colours.ndim == 3 and colours.shape[-1] == 4
     return Photo(np.ascontiguousarray(colours), alpha, "tiff", icc, None, dpi, {"tiff": kept}, inks=inks)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy as np
 from residyn.errors import InputError
 from residyn.inverse.files.array import npy_bytes
 from residyn.inverse.files.jpeg import jpeg_bytes
-from residyn.inverse.files.photo import Photo
+from residyn.inverse.files.photo import Photo, as_held
 from residyn.inverse.files.png import png_bytes
 from residyn.inverse.files.tiff import tiff_bytes
 from residyn.placing import put
@@ -63,7 +64,11 @@ def draft(pixels: np.ndarray, like: Photo, path: str | os.PathLike[str]) -> byte
     Raises:
         InputError: If that form cannot hold it.
     """
-    return _FORMS[Path(path).suffix.lower()](pixels, like)
+    ending = Path(path).suffix.lower()
+    if like.turn != 1 and ending in (".png", ".jpg", ".jpeg"):  # its EXIF block goes along, and says how it is held
+        alpha = None if like.alpha is None else as_held(like.alpha, like.turn)
+        pixels, like = as_held(pixels, like.turn), replace(like, alpha=alpha)
+    return _FORMS[ending](pixels, like)
 
 
 def write(pixels: np.ndarray, like: Photo, path: str | os.PathLike[str], *, force: bool = False) -> None:
