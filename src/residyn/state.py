@@ -158,6 +158,20 @@ class Layout:
         return rebuild(self.tree, items)
 
 
+def held(x: Tensor, name: str) -> Tensor:
+    """x, if it holds numbers.
+
+    Raises:
+        InputError: If it lies on the meta device, which keeps shapes alone.
+    """
+    if x.device.type == "meta":
+        raise InputError(
+            f"`{name}` must hold numbers, got a tensor on the meta device, which has only shapes; make it on another device, "
+            'a model by model.to_empty(device="cpu") and load_state_dict'
+        )
+    return x
+
+
 def inside_transform() -> bool:
     """Whether a transform of torch.func (vmap, jvp, grad) or forward-mode differentiation is at work.
 

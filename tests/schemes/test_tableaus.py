@@ -7,7 +7,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from residyn.schemes import tableaus
+from residyn.schemes import explicit, tableaus
 from residyn.schemes.tableaus import Tableau
 
 # scheme, order of b, order of b - error (None without an estimate), order of the scheme's own dense weights (None without)
@@ -127,3 +127,15 @@ def test_stability_polynomial_is_that_of_the_order(name):
     polynomial = getattr(tableaus, name).stability_polynomial()
     order = TABLE[name][0]
     assert polynomial[: order + 1] == pytest.approx([1 / math.factorial(k) for k in range(order + 1)], abs=1e-14)
+
+
+@pytest.mark.parametrize("theta, weights", tableaus.DOPRI8.within)
+@pytest.mark.parametrize("order", range(1, 6))
+def test_states_within_a_step_meet_every_condition(theta, weights, order):
+    # Weights below 1/2 and 14 stages: a few units of rounding.
+    assert worst_defect(square(tableaus.DOPRI8, 14), np.array(weights), order, theta) < 2e-15
+    assert max(map(abs, weights)) < 0.5
+
+
+def test_states_within_a_step_lie_where_the_continuous_result_asks_for_the_slope():
+    assert tuple(theta for theta, _ in tableaus.DOPRI8.within) == explicit._ROUNDS[2][2:]

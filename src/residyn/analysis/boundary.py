@@ -9,6 +9,7 @@ from torch import Tensor
 
 from residyn.branch import Autonomous, Generator
 from residyn.errors import InputError
+from residyn.state import held
 from residyn.step import Residual, Stack
 
 Branch = Callable[[Tensor], Tensor]
@@ -40,7 +41,7 @@ def as_state(x: Tensor) -> Tensor:
         raise InputError(f"`x` must be floating point or complex, got {x.dtype}; convert it with x.float()")
     if x.numel() == 0:
         raise InputError(f"`x` must have at least one component, got shape {tuple(x.shape)}; hand in a state")
-    if not bool(torch.isfinite(x).all()):
+    if not bool(torch.isfinite(held(x, "x")).all()):
         raise InputError("`x` must be finite, got nan or inf; hand in a state that the branch sees in use")
     with torch.inference_mode(False):
         return x.detach().clone()

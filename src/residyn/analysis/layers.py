@@ -18,6 +18,7 @@ from residyn.analysis.stencil import Convolution, Transposed, stencil
 from residyn.branch import Dense, Linear
 from residyn.errors import InputError
 from residyn.results import Estimate
+from residyn.state import held
 
 Shape = tuple[int, ...]
 
@@ -64,8 +65,9 @@ def certified(value: float) -> Estimate:
 
 def _check_weights(layer: nn.Module) -> None:
     for name, weight in itertools.chain(layer.named_parameters(recurse=False), layer.named_buffers(recurse=False)):
-        if weight.is_floating_point() and not bool(torch.isfinite(weight).all()):
-            raise InputError(f"`{type(layer).__name__}.{name}` must be finite, got nan or inf; load or train it again")
+        label = f"{type(layer).__name__}.{name}"
+        if weight.is_floating_point() and not bool(torch.isfinite(held(weight, label)).all()):
+            raise InputError(f"`{label}` must be finite, got nan or inf; load or train it again")
 
 
 def _known_linear(layer: Linear) -> Estimate | None:

@@ -16,7 +16,7 @@ from residyn.schemes.base import Scheme
 from residyn.schemes.control import Adaptive, Control, default_control
 from residyn.schemes.event import Event
 from residyn.schemes.problem import Problem, Rhs
-from residyn.state import Layout, State, leaves
+from residyn.state import Layout, State, held, leaves
 
 
 def events_of(event: Event | Sequence[Event] | None) -> tuple[Event, ...]:
@@ -110,7 +110,7 @@ def _check_state(x: Tensor, batched: bool) -> None:
         raise InputError(f"`x0` must not be empty, got shape {tuple(x.shape)}")
     if batched and x.ndim < 1:
         raise InputError("`x0` must have a sample axis, (B, …), for steps or times a sample, got a tensor without axes")
-    if not failure.finite(x):
+    if not failure.finite(held(x, "x0")):
         at = int((~torch.isfinite(x)).flatten().to(torch.uint8).argmax())
         raise InputError(f"`x0` must be finite, got {x.flatten()[at].item()} at flat index {at}; clean the data first")
 

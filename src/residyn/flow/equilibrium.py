@@ -14,7 +14,7 @@ from residyn.gradients.implicit import Implicit
 from residyn.results import Outcome
 from residyn.roots.anderson import Anderson
 from residyn.roots.base import Root, RootFinder
-from residyn.state import inside_transform
+from residyn.state import held, inside_transform
 
 
 class Equilibrium(nn.Module):
@@ -75,8 +75,8 @@ class Equilibrium(nn.Module):
         if x0 is None:
             if not isinstance(u, Tensor):
                 raise InputError(f"`x0` must be given where u is no tensor, got u of type {type(u).__name__}")
-            x0 = torch.zeros_like(u)
-        if torch._C._functorch.is_batchedtensor(x0):
+            x0 = torch.zeros_like(held(u, "u"))
+        if torch._C._functorch.is_batchedtensor(held(x0, "x0")):
             raise InputError(
                 "`u` must be a batch (B, …) whose samples the root finder can look at, got the lanes of vmap; "
                 "hand the whole batch to the layer, without vmap"

@@ -27,6 +27,7 @@ class Dependence:
         in_args: How many of them come from `args`.
         shares_graph: Whether f uses tensors that were computed from leaves before the call, whose graph is walked many times.
         random: Whether f draws random numbers.
+        precision: Autocast, as it was when the march began.
     """
 
     problem: Problem
@@ -34,17 +35,25 @@ class Dependence:
     in_args: int = 0
     shares_graph: bool = False
     random: bool = False
+    precision: Precision = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.precision = Precision(self.problem.x0.device.type)
 
     @contextlib.contextmanager
     def detached(self) -> Iterator[list[Tensor]]:
-        """Within, `args` are stand-ins cut from the graph they came from; yields the tensors to differentiate by."""
+        """Within, `args` are stand-ins cut from the graph they came from, and autocast is what it was on the way forward.
+
+        Yields the tensors to differentiate by.
+        """
         f = self.problem.f
         kept = f.args
         stand_ins = [tensor.detach().requires_grad_() for tensor in self.tensors[: self.in_args]]
         queue = iter(stand_ins)
         f.args = _map_tensors(kept, lambda tensor: next(queue) if tensor.requires_grad else tensor)
         try:
-            yield [*stand_ins, *self.tensors[self.in_args :]]
+            with self.precision.again():
+                yield [*stand_ins, *self.tensors[self.in_args :]]
         finally:
             f.args = kept
 
@@ -101,6 +110,26 @@ def find_dependence(problem: Problem, x: Tensor) -> Dependence:
     if found.random:
         dice.restore()
     return found
+
+
+class Precision:
+    """Whether autocast is on, and to what dtype, on the CPU and on the device of the state."""
+
+    def __init__(self, device: str) -> None:
+        self.devices = {
+            kind: (torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind))
+            for kind in sorted({"cpu", device})
+            if torch.amp.is_autocast_available(kind)
+        }
+
+    @contextlib.contextmanager
+    def again(self) -> Iterator[None]:
+        """As it was, where it is another now; casts are not shared between calls, whose graphs end one by one."""
+        with contextlib.ExitStack() as stack:
+            for kind, (enabled, dtype) in self.devices.items():
+                if enabled or torch.is_autocast_enabled(kind):
+                    stack.enter_context(torch.autocast(kind, dtype, enabled=enabled, cache_enabled=False))
+            yield
 
 
 class Dice:

@@ -279,7 +279,10 @@ def _finish(canvas: Any, axes: Axes, figure: Figure, handles: list[Any], *, smal
     if not handles:
         axes.text(0.5, 0.5, "nothing to draw", transform=axes.transAxes, ha="center", color=MUTED)
         return
-    labels = [series.label or "–" for series in figure.series]
+    _legend(canvas, [series.label or "–" for series in figure.series], handles)
+
+
+def _legend(canvas: Any, labels: list[str], handles: list[Any]) -> None:
     # Matplotlib hides labels that begin with an underscore; a zero-width space in front keeps them.
     labels = [f"\u200b{label}" if label.startswith("_") else label for label in labels]
     columns = max(1, min(len(labels), 88 // (max(map(wide.width, labels)) + 7)))  # 88 letters are about as wide as the figure

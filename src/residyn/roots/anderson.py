@@ -9,6 +9,7 @@ from torch import Tensor
 
 from residyn.errors import InputError
 from residyn.roots.base import Map, RootFinder, Update, whole
+from residyn.roots.linear import bmm, widened
 
 
 @dataclass(frozen=True)
@@ -52,11 +53,12 @@ class _Mixing(Update):
         super().__init__(g)
         batch, n = x.shape
         self.slots, self.count = slots, -1
-        self.values, self.residuals = x.new_zeros(batch, slots, n), x.new_zeros(batch, slots, n)
-        self.gram = x.new_zeros(batch, slots, slots)
-        self.pair = x.new_zeros(batch, 2, n)  # what the differences are multiplied with: r, and r less the one before
-        self.shift = max(ridge, 10 * torch.finfo(x.dtype).eps) * torch.eye(slots, dtype=x.dtype, device=x.device)
-        self.tiny = torch.finfo(x.dtype).tiny
+        dtype = widened(x[:0]).dtype  # of the differences: squares of half precision overflow
+        self.values, self.residuals = x.new_zeros(2, batch, slots, n, dtype=dtype)
+        self.gram = x.new_zeros(batch, slots, slots, dtype=dtype)
+        self.pair = x.new_zeros(batch, 2, n, dtype=dtype)  # what the differences are multiplied with: r, and its own
+        self.shift = max(ridge, 10 * torch.finfo(x.dtype).eps) * torch.eye(slots, dtype=dtype, device=x.device)
+        self.tiny = torch.finfo(dtype).tiny
         self.last_g = self.last_r = x
 
     def next(self, x: Tensor, gx: Tensor, r: Tensor) -> Tensor:
@@ -71,9 +73,9 @@ class _Mixing(Update):
         self.residuals[:, slot] = self.pair[:, 1]
         self.pair[:, 0] = r
         # Rows times a transposed stack is several times faster than the stack times columns; slots not yet filled are zero.
-        products = torch.bmm(self.pair, self.residuals.mT)  # (B, 2, slots): the right side, and one row of the Gram matrix
+        products = bmm(self.pair, self.residuals.mT)  # (B, 2, slots): the right side, and one row of the Gram matrix
         self.gram[:, slot] = self.gram[:, :, slot] = products[:, 1]
-        return gx - torch.bmm(self._weights(products[:, 0]), self.values).squeeze(1)
+        return gx - bmm(self._weights(products[:, 0]), self.values).squeeze(1).to(gx.dtype)
 
     def _weights(self, right: Tensor) -> Tensor:
         """γ of each sample, `(B, 1, slots)`; zero, the plain iteration, where the differences have degenerated."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -19,6 +20,23 @@ DENSE_LIMIT = 256
 def rows_of(x: Tensor, coupled: bool) -> Tensor:
     """A state as independent systems, `(B, n)`; one system `(1, N)` if samples are coupled or there is no sample axis."""
     return x.reshape(1, -1) if coupled or x.ndim < 2 else x.reshape(len(x), -1)
+
+
+def widened(x: Tensor) -> Tensor:
+    """Half precision as single, in which alone LAPACK computes; all else as it is."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def own_precision(x: Tensor) -> contextlib.AbstractContextManager[None]:
+    """Within, autocast changes no product: a solver is no layer, and would not get below the rounding of its products."""
+    kind = x.device.type
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else contextlib.nullcontext()
+
+
+def bmm(a: Tensor, b: Tensor) -> Tensor:
+    """a·b of batches of matrices, in their own precision."""
+    with own_precision(a):
+        return torch.bmm(a, b)
 
 
 def is_coupled(image: Tensor, x: Tensor) -> bool:
@@ -91,6 +109,7 @@ class DenseSolver:
     def __init__(self, matrix: Tensor, coupled: bool) -> None:
         self.coupled = coupled
         self.small = matrix.shape[-1] <= 16 or inside_transform()
+        matrix = widened(matrix)
         if self.small:  # an inverse applied is one product; a batched triangular solve is several, each slower
             self.inverse, info = torch.linalg.inv_ex(matrix)
         else:
@@ -99,9 +118,9 @@ class DenseSolver:
 
     def __call__(self, r: Tensor) -> Tensor:
         """d, of the shape of r; nan where M is singular."""
-        rows = rows_of(r, self.coupled).unsqueeze(-1)
-        d = torch.bmm(self.inverse, rows) if self.small else torch.linalg.lu_solve(self.factors, self.pivots, rows)
-        return d.reshape(r.shape)
+        rows = widened(rows_of(r, self.coupled).unsqueeze(-1))
+        d = bmm(self.inverse, rows) if self.small else torch.linalg.lu_solve(self.factors, self.pivots, rows)
+        return d.reshape(r.shape).to(r.dtype)
 
 
 def forward_product(image: Tensor, x: Tensor) -> Callable[[Tensor], Tensor]:
@@ -149,7 +168,8 @@ def gmres(product: Callable[[Tensor], Tensor], b: Tensor, *, tol: float, max_pro
     size = torch.linalg.vector_norm(b, dim=1).clamp_min(torch.finfo(b.dtype).tiny)
     residual, r, spent = torch.ones_like(size), b, 0
     while spent < max_products:
-        update, used = _arnoldi_cycle(product, r, min(restart, max_products - spent), tol * size)
+        with own_precision(r):
+            update, used = _arnoldi_cycle(product, r, min(restart, max_products - spent), tol * size)
         spent += used
         x = x + update
         r = b - product(x)
@@ -166,8 +186,8 @@ def _arnoldi_cycle(product: Callable[[Tensor], Tensor], r: Tensor, steps: int, g
     beta = torch.linalg.vector_norm(r, dim=1)
     tiny = torch.finfo(r.dtype).tiny
     basis = [r / beta.clamp_min(tiny)[:, None]]
-    hessenberg = r.new_zeros(batch, steps + 1, steps)
-    target = r.new_zeros(batch, steps + 1)
+    hessenberg = widened(r.new_zeros(batch, steps + 1, steps))
+    target = widened(r.new_zeros(batch, steps + 1))
     target[:, 0] = beta
     k, y = 0, target[:, :0]
     for k in range(1, steps + 1):
@@ -184,4 +204,4 @@ def _arnoldi_cycle(product: Callable[[Tensor], Tensor], r: Tensor, steps: int, g
         if bool((left <= goal).all()) or k == steps or float(height.max()) <= 100 * math.sqrt(tiny):
             break
         basis.append(w / height.clamp_min(tiny)[:, None])
-    return (y.unsqueeze(1) @ torch.stack(basis[:k], dim=1)).squeeze(1), k
+    return (y.to(r.dtype).unsqueeze(1) @ torch.stack(basis[:k], dim=1)).squeeze(1), k

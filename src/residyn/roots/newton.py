@@ -10,7 +10,7 @@ from torch import Tensor
 
 from residyn.errors import InputError
 from residyn.roots.base import Map, Root, RootFinder, Update, relative_residual, rows, unrows
-from residyn.roots.linear import DENSE_LIMIT, forward_product, gmres, is_coupled, jacobian, rows_of
+from residyn.roots.linear import DENSE_LIMIT, forward_product, gmres, is_coupled, jacobian, rows_of, widened
 
 
 @dataclass(frozen=True)
@@ -115,6 +115,9 @@ def _singular(which: Tensor) -> str:
 
 def _solve(matrix: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
     """(I - matrix)⁻¹·r of systems `(B, n)`, by least squares where it is singular, and where that is."""
+    if widened(r) is not r:
+        d, singular = _solve(widened(matrix), widened(r))
+        return d.to(r.dtype), singular
     m = torch.eye(matrix.shape[-1], dtype=r.dtype, device=r.device) - matrix
     d, info = torch.linalg.solve_ex(m, r)
     # ‖M‖·‖M⁻¹r‖/‖r‖ bounds the condition number from below

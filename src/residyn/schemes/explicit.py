@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -114,8 +115,11 @@ class Stages:
 
     def dense(self, theta: Time) -> Tensor:
         """x0 + h·Σ b_i(θ)·k_i."""
-        rows = self.tableau.dense
-        return combine(self.x0, self.h, [_powers(row, theta) for row in rows], self._all(len(rows)))
+        return self.state([_powers(row, theta) for row in self.tableau.dense])
+
+    def state(self, weights: Sequence[Any]) -> Tensor:
+        """x0 + h·Σ w_i·k_i, f at the end of the step among the k if there is a weight for it."""
+        return combine(self.x0, self.h, weights, self._all(len(weights)))
 
 
 def _between(t0: Time, span: Time, c: float) -> Time:
@@ -171,7 +175,8 @@ def hermite(stages: Stages, order: int, theta: Time) -> Tensor:
 
     Order 1 is linear; order 2 is the parabola through x0, f0 and x1; above that, cubic Hermite, made as accurate as the scheme
     by bootstrapping: evaluate f on the polynomial at interior points, fit a polynomial of higher degree to the derivatives, and
-    repeat. Each round gains an order.
+    repeat. Each round gains an order. Where the tableau knows states within, the first points are those, and the rounds
+    of low order, whose errors the later ones only shrink, fall away.
 
     Reference:
         Enright, Jackson, Nørsett & Thomsen (1986), "Interpolants for Runge–Kutta formulas", doi:10.1145/7921.7923.
@@ -182,9 +187,13 @@ def hermite(stages: Stages, order: int, theta: Time) -> Tensor:
         return quadratic if order == 1 else quadratic + (theta * (1 - theta)) * (h * first - (x1 - x0))
     nodes: tuple[float, ...] = (0.0, 1.0)
     slopes = [first, stages.scaled(stages.end())]
-    for nodes_next in _ROUNDS[: max(order - 4, 0)]:
-        weights = [_fit(nodes, theta_i) for theta_i in nodes_next[2:]]
-        points = [combine(x0 + w_end * (x1 - x0), h, ws, slopes) for w_end, ws in weights]
+    within = stages.tableau.within
+    for nodes_next in _ROUNDS[2 if within else 0 : max(order - 4, 0)]:
+        if within and len(nodes) == 2:
+            points = [stages.state(weights) for _, weights in within]
+        else:
+            fits = [_fit(nodes, theta_i) for theta_i in nodes_next[2:]]
+            points = [combine(x0 + w_end * (x1 - x0), h, ws, slopes) for w_end, ws in fits]
         slopes = [
             *slopes[:2],
             *(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from residyn.branch import Symmetric
 from residyn.roots.differentiate import Pullback, implicit_gradient
-from residyn.roots.linear import gmres, jacobian, rows_of
+from residyn.roots.linear import gmres, jacobian, rows_of, widened
 from residyn.schemes.base import Field, Time
 from residyn.schemes.linearised import Linearisation, Transformed, differentiable_root, linear_solver, linearise
 from residyn.schemes.plain import is_plain
@@ -32,7 +32,7 @@ class StageSolver:
         self.max_iterations = scheme.max_iterations
         # with adaptive control a shorter step is the cheaper answer to slow convergence
         self.damped = 0 if scheme._tuned else 4 * scheme.max_iterations
-        default = 1e-10 if x.dtype == torch.float64 else 1e-5
+        default = 1e-10 if x.dtype == torch.float64 else max(1e-5, torch.finfo(x.dtype).eps)
         rtol = default if scheme._rtol is None else scheme._rtol
         atol = default if scheme._atol is None else scheme._atol
         if scheme._tuned:  # steps do not fall below rounding, and to go on there would be to give up what is solved
@@ -162,8 +162,8 @@ class StageSolver:
         if self.here.dense:
             matrix = jacobian(image, leaf, coupled)
             identity = torch.eye(matrix.shape[-1], dtype=w.dtype, device=w.device)
-            u = torch.linalg.solve((identity - matrix).mT, rows_of(w, coupled).unsqueeze(-1))
-            return u.reshape(w.shape)
+            u = torch.linalg.solve(widened((identity - matrix).mT), widened(rows_of(w, coupled).unsqueeze(-1)))
+            return u.reshape(w.shape).to(w.dtype)
 
         def product(v: Tensor) -> Tensor:
             shaped = v.reshape(w.shape)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from residyn.errors import InputError
 from residyn.results import OutcomeKind
-from residyn.roots.linear import DENSE_LIMIT, DenseSolver, jacobian, rows_of
+from residyn.roots.linear import DENSE_LIMIT, DenseSolver, jacobian, rows_of, widened
 from residyn.schemes.base import Field, Rational, Scheme, Step, Time
 from residyn.schemes.explicit import combine, step_size
 from residyn.schemes.linearised import Transformed
@@ -205,12 +205,12 @@ class _DifferentiableSolver:
 
     def __init__(self, matrix: Tensor, coupled: bool) -> None:
         self.coupled = coupled
-        self.factors, self.pivots, info = torch.linalg.lu_factor_ex(matrix)
+        self.factors, self.pivots, info = torch.linalg.lu_factor_ex(widened(matrix))
         self.singular = info != 0
 
     def __call__(self, r: Tensor) -> Tensor:
-        rows = rows_of(r, self.coupled).unsqueeze(-1)
-        return torch.linalg.lu_solve(self.factors, self.pivots, rows).reshape(r.shape)
+        rows = widened(rows_of(r, self.coupled).unsqueeze(-1))
+        return torch.linalg.lu_solve(self.factors, self.pivots, rows).reshape(r.shape).to(r.dtype)
 
 
 def _dense(tableau: RosenbrockTableau, x0: Tensor, x1: Tensor, us: list[Tensor], theta: Time) -> Tensor:

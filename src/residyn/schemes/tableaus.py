@@ -23,6 +23,8 @@ class Tableau:
         error: Weights of the error estimate, b - b̂, one longer than `b` where f at the end of the step takes part.
         dense: Row i holds the coefficients of θ, θ², … in the weight of stage i in the continuous result; as many rows as
             `error`. Empty where the scheme has no continuous form of its own.
+        within: Rows (θ, weights of the stages and of f at the end of the step) that give the state inside the step, for a
+            continuous result to begin with. Empty where none is known.
     """
 
     c: Row
@@ -30,6 +32,7 @@ class Tableau:
     b: Row
     error: Row = ()
     dense: tuple[Row, ...] = ()
+    within: tuple[tuple[float, Row], ...] = ()
 
     @property
     def stages(self) -> int:
@@ -191,4 +194,20 @@ DOPRI8 = Tableau(
     ),
     b=_DOPRI8_B,
     error=tuple(b - b7 for b, b7 in zip(_DOPRI8_B, _DOPRI8_B7, strict=True)),
+    # Of this house: they meet the conditions of orders 1 to 5 exactly, and those of orders 6 to 8, each over its tree's
+    # symmetry, as well as weights can (least squares; 1e-5 is left at most). The stages 1 to 4, of low order, take no part.
+    within=(
+        (0.15, (0.048481289711119556, 0.0, 0.0, 0.0, 0.0, -0.2221932138065056, 0.14418419852976827, 0.33696065679014464,
+                -0.22744753977768237, 0.07170020801527734, -0.002339968823639036, 0.0032733224311611614, -0.00491189998985716,
+                0.0022929469202131567)),
+        (0.4, (0.04599982236935518, 0.0, 0.0, 0.0, 0.0, 0.23135725659690282, 0.21428674680081308, -0.16423234521024493,
+               0.11325875526740065, -0.04269897389343688, 0.003299396446033844, -0.01613455146784736, 0.015334610027422086,
+               -0.0004707169363984389)),
+        (0.65, (0.04299774848112069, 0.0, 0.0, 0.0, 0.0, 0.10910209980329195, 0.22978896797929826, 0.2205545591855131,
+                -0.04269317417018396, 0.09311350327929882, -0.004523220916886637, -0.009510755984839447,
+                -0.0062035863787103735, 0.01737385872209753)),
+        (0.9, (0.0460151479434608, 0.0, 0.0, 0.0, 0.0, 0.20184111560571028, 0.2145084624679542, 0.12882170954979394,
+               -0.19586028153464066, 0.4232179251054155, 0.1081095689944676, -0.14036715751981743, 0.14903142509609507,
+               -0.035317915708439264)),
+    ),
 )  # fmt: skip
