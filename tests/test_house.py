@@ -12,7 +12,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "residyn"
 
 # The floors of docs/architecture, ground first. A room is a module or package directly below `residyn`.
 FLOORS = (
-    ("errors", "results", "provenance", "csvtext", "arrays", "display", "placing"),
+    ("errors", "results", "provenance", "counting", "csvtext", "arrays", "display", "placing"),
     ("state", "step", "branch", "interpolation"),
     ("schemes", "roots", "gradients"),
     ("flow", "compiled", "interpolation"),

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from residyn.counting import counted
 from residyn.dynamics.fitting import fit
 from residyn.dynamics.model import Model
 from residyn.dynamics.scales import spread_of
@@ -95,8 +96,8 @@ def assess(
         f"Dynamics of {Path(name).name}",
         summary=_summary(model, findings),
         equation="x' = f_θ(x)" if model.target == "derivative" else "x_{k+1} = x_k + G_θ(x_k, h)",
-        data=f"{Path(name).name}: {len(data)} trajectories, {data.samples} samples of {', '.join(data.names)}; "
-        f"{held.samples} samples held out",
+        data=f"{Path(name).name}: {counted(len(data), 'trajectory', 'trajectories')}, {counted(data.samples, 'sample')} of "
+        f"{', '.join(data.names)}; {counted(held.samples, 'sample')} held out",
         code=CODE,
         findings=findings,
         figures=[

@@ -13,6 +13,7 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from residyn.analysis import max_stable_step
+from residyn.counting import counted
 from residyn.graph.classification import Split, accuracy, fit_nodes, split_nodes
 from residyn.graph.depth import KINDS, Law, Profile, profiles
 from residyn.graph.diffusion import Diffusion
@@ -300,7 +301,8 @@ _MORAL = "The identity path alone slows the collapse; the anchor stops it."
 def _summary(graph: GraphFile, found: dict[str, Profile], wish: Wish, trained: list[tuple[str, float]]) -> str:
     left = {kind: found[kind].measured[-1] for kind in KINDS}
     words = (
-        f"{graph.n:,} nodes, {graph.edges.shape[1]:,} edges as given. After {wish.depth} steps plain propagation has "
+        f"{counted(graph.n, 'node')}, {counted(graph.edges.shape[1], 'edge')} as given. "
+        f"After {wish.depth} steps plain propagation has "
         f"{left['plain']:.2g} of the Dirichlet energy left, the residual step {left['residual']:.2g}, the implicit one "
         f"{left['implicit']:.2g}; the anchored one {left['anchored']:.2g}, and keeps it. "
     )

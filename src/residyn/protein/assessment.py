@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from scipy.spatial import cKDTree
 
+from residyn.counting import counted
 from residyn.protein.bonds import Disulfide
 from residyn.protein.entropy import loop_entropy
 from residyn.protein.network import GNM_CUTOFF
@@ -108,7 +109,7 @@ def section(table: Scan, path: str) -> Section:
         f"Disulfides of {structure.name}",
         summary=_summary(table),
         equation="net = (3/2)·R·T·ln(1 + g·ℓ) − strain − kT·(Δd)²/(2·var(d))",
-        data=f"{Path(path).name}: {len(structure)} residues in {len(structure.chains)} chains; {way}",
+        data=f"{Path(path).name}: {counted(len(structure), 'residue')} in {counted(len(structure.chains), 'chain')}; {way}",
         code=(
             "from residyn.protein import mutate, read, scan\n\n"
             f"protein = read({Path(path).name!r})\n"
@@ -251,7 +252,8 @@ def _summary(table: Scan) -> str:
     structure = table.structure
     count = sum(b.bonded for b in table.bonds)
     new = [row for row in _top(table, 40) if not row.existing and row.net is not None and row.net > 0]
-    text = f"{len(structure)} residues, {count} disulfide bonds, {len(table)} pairs that could be bonded. "
+    text = f"{counted(len(structure), 'residue')}, {counted(count, 'disulfide bond')}, "
+    text += f"{counted(len(table), 'pair')} that could be bonded. "
     if new:
         text += f"The best that is not there is {new[0]}, a loop of {new[0].length}. "
     text += (

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from residyn.counting import counted
 from residyn.errors import InputError
 from residyn.quantum.molecule import Molecule
 from residyn.quantum.propagation import respond
@@ -217,7 +218,8 @@ def _summary(molecule: Molecule, runs: list[Trajectory], spectrum: Spectrum, pea
     told = "no line" if strongest is None else f"{len(peaks)} lines, the strongest at {strongest.energy_ev:.3f} eV"
     seconds = sum(run.seconds for run in runs)
     text = (
-        f"{molecule.electrons} electrons in {molecule.n} functions, E = {molecule.energy:.6f} hartree; kicked along x, y, z "
+        f"{counted(molecule.electrons, 'electron')} in {counted(molecule.n, 'function')}, "
+        f"E = {molecule.energy:.6f} hartree; kicked along x, y, z "
         f"and propagated for {spectrum.duration:g} a.u. ({spectrum.duration * 0.0241888:.1f} fs) in {seconds:.0f} s: {told}."
     )
     return text + (
