@@ -48,8 +48,8 @@ LEFT = {
     'python -m pip install -c constraints.txt ".[all]" && residyn atlas -o atlas.html': "installs; CI's own first step",
     'python -m pip install -c constraints.txt -e ".[all,test]" && pytest': "installs, and is the run that this test is part of",
     "residyn bench solvers stiff -o mine.md": "minutes, with peers that CI does not install",
-    "residyn disulfide models/*.cif.gz -o all.csv --backend dask --scheduler tcp://head:8786 --resume": "needs a cluster",
-    "residyn spectrum *.xyz -o lines.csv --backend ray --scheduler auto": "needs a cluster",
+    "residyn disulfide models/*.cif.gz -o all.csv --backend dask --scheduler tcp://head:8786 --resume": "needs a cluster: cli/test_cluster.py",
+    "residyn spectrum *.xyz -o lines.csv --backend ray --scheduler auto": "needs a cluster: cli/test_cluster.py",
 }
 # What is run with more words behind it, and why.
 LONGER = {

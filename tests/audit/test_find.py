@@ -116,12 +116,16 @@ class Naughty(nn.Module):
         self.register_buffer("count", torch.zeros(()))
         self.frozen = nn.Parameter(torch.ones(8), requires_grad=False)
         self.fail, self.calls = fail, 0
+        self.table, self.log = {}, [1]
         self.dropout = nn.Dropout(0.5)
 
     def forward(self, x):
         self.count += 1
         self.calls += 1
         self.cache = x
+        if "seen" not in self.table:  # a cache that changes what a second run does, as LeViT's
+            self.table["seen"] = torch.relu(self.frozen)
+        self.log.append(x.shape)
         with torch.no_grad():
             self.frozen.mul_(1.01)
             self.a[0].weight.data.add_(0.5)
@@ -150,6 +154,7 @@ def test_nothing_is_changed(fail, training, budget):
     after = state(model)
     assert [key for key in before if not same(before[key], after[key])] == []
     assert model.calls == 0
+    assert (model.table, model.log) == ({}, [1])
     assert torch.equal(x, given)
     assert x.grad is None
 

@@ -1,5 +1,6 @@
 """The numbers of blocks against matrices that are known, autograd, and models changed by hand."""
 
+import itertools
 import time
 
 import numpy as np
@@ -190,11 +191,10 @@ class Random(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.f, self.turn = N.mlp(), [0]
+        self.f, self.turn = N.mlp(), itertools.count(1)
 
     def forward(self, x):
-        self.turn[0] += 1
-        for _ in range(self.turn[0]):
+        for _ in range(next(self.turn)):
             x = x + self.f(x)
         return x
 
@@ -344,3 +344,28 @@ def test_quantised_branches_have_no_derivative_and_none_is_made_up():
 def test_a_branch_that_is_constant_has_a_norm_of_zero():
     found = rd.audit(N.Fn(lambda s, x: x + 0 * s.f(x) + 1, f=nn.Linear(8, 8)), torch.randn(4, 8))
     assert [float(b.jacobian_norm) for b in found.blocks] == [0.0]
+
+
+class Routed(nn.Module):
+    """Experts that the data choose, called for those who chose them only: away from x their number is another."""
+
+    def __init__(self):
+        super().__init__()
+        self.experts, self.w = nn.ModuleList(nn.Linear(8, 8) for _ in range(4)), nn.Linear(8, 4)
+
+    def forward(self, x):
+        chosen = self.w(x).argmax(-1)
+        out = torch.zeros_like(x)
+        for k in chosen.unique().tolist():
+            (rows,) = torch.where(chosen == k)
+            out[rows] = self.experts[k](x[rows])
+        return x + out
+
+
+def test_experts_that_the_data_choose_are_measured_where_they_are():
+    """The Jacobian of a sample is the matrix of its expert."""
+    torch.manual_seed(3)
+    net, x = Routed(), torch.randn(6, 8)
+    (block,) = rd.audit(net, x).blocks
+    norms = [float(torch.linalg.matrix_norm(net.experts[k].weight.detach(), 2)) for k in net.w(x).argmax(-1)]
+    assert float(block.jacobian_norm) == pytest.approx(max(norms), rel=1e-2)  # the norm is asked to 1 %

@@ -222,3 +222,19 @@ def test_noise_over_a_tiny_step_does_not_decide_the_fit(target):
     # 63 slopes over 0.1, each off by 0.14, held by some eight effective parameters: a rate off by 0.14·√(8/63) = 0.05, which a
     # turn of 6.2 makes 0.3 if it does not average out; the amplitude is 0.7, and without weights the forecast leaves the circle
     assert float(off) < 0.3
+
+
+@pytest.mark.parametrize("clock", [1e-6, 1e-3])
+def test_a_clock_that_rounds_is_no_irregular_sampling(clock):
+    # a rotation, its times written with three or six places: the step is told apart by rounding alone, which says nothing
+    t = torch.arange(0, 60, dtype=torch.float64) * math.pi / 30
+    runs = [torch.stack([r * t.cos(), -r * t.sin()], 1) for r in (0.4, 0.7, 1.0, 1.3, 1.6)]
+    times = [torch.round((100.0 * i + t) / clock) * clock for i in range(len(runs))]
+    model = fit(times, runs, target="flow", hidden=(16,), epochs=200)
+    found = model.predict([1.1, 0.0], t)
+    truth = 1.1 * torch.stack([t.cos(), -t.sin()], 1)
+    # between two circles that were seen; a guess is off by the radius, 1.1
+    assert (found - truth).abs().max() < 0.15
+    # and a step that the clock never showed is no other system
+    later = model.predict([1.1, 0.0], t[:20] * 1.02)
+    assert (later - 1.1 * torch.stack([(1.02 * t[:20]).cos(), -(1.02 * t[:20]).sin()], 1)).abs().max() < 0.15

@@ -139,7 +139,7 @@ def main() -> int:
     asked = words.parse_args()
     os.chdir(ROOT)
     found = json.loads(asked.keep.read_text()) if asked.keep and asked.keep.exists() else {}
-    found["versions"] = provenance.versions("hypothesis", "atheris")
+    found["versions"] = found.get("versions", {}) | provenance.versions("hypothesis", "atheris")  # of all who had a part in it
 
     def keep() -> None:
         if asked.keep:

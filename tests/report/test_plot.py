@@ -108,3 +108,11 @@ def test_tick_labels_of_log_axes(value, label):
 def test_nan_in_x_and_y_alike_lifts_the_pen_and_is_not_missed():
     pen = Series("strokes", [0.0, 1.0, math.nan, 2.0, 3.0], [0.0, 1.0, math.nan, 0.0, 1.0])
     assert plot.draw(figure(pen, xscale="linear", yscale="linear"), "u").note == ""
+
+
+def test_an_axis_of_whole_numbers_has_no_ticks_between_them():
+    """Blocks, epochs and steps are counted."""
+    svg = plot.draw(figure(Series("one", [1.0, 2.0, 3.0], [10.0, 20.0, 30.0]), xscale="linear", yscale="linear"), "u").svg
+    found = ["".join(text.itertext()).strip() for text in ElementTree.fromstring(svg).iter("text")]
+    assert {"1", "2", "3"} <= set(found)
+    assert not {"1.25", "1.5", "1.50", "2.5", "2.50"} & set(found)

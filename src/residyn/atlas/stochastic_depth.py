@@ -301,12 +301,14 @@ def _figures(runs: dict[str, list[_Run]], findings: list[Finding], depth: int, r
         Figure("Blocks taken out at test time", "share of blocks taken out", "test accuracy, mean", curves),
         Figure("Survival probability by depth", "block l", "p_l", [Series("linear schedule", layers, keep)]),
     ]
-    if len(regimes) > 1:
-        sizes = [float(regime.digits) for regime in regimes]
-        values = [float(f.value or 0) for f in findings[: len(regimes)]]
-        series = [Series("no gain", [sizes[0], sizes[-1]], [0.0, 0.0]), Series("measured", sizes, values, "points")]
-        figures.append(Figure("What dropping gains", "training digits", "test accuracy (points)", series, "log"))
-    return figures
+    return [*figures, _gains(findings, regimes)] if len(regimes) > 1 else figures
+
+
+def _gains(findings: list[Finding], regimes: tuple[_Regime, ...]) -> Figure:
+    sizes = [float(regime.digits) for regime in regimes]
+    values = [float(f.value or 0) for f in findings[: len(regimes)]]
+    series = [Series("no gain", [sizes[0], sizes[-1]], [0.0, 0.0]), Series("measured", sizes, values, "points")]
+    return Figure("What dropping gains", "training digits", "test accuracy (points)", series, "log")
 
 
 def _table(runs: list[_Run], regimes: tuple[_Regime, ...]) -> Table:

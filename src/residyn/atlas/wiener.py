@@ -94,11 +94,7 @@ def run(context: Context) -> Section:
         fits.append(_fit(list(signals.values()), level, aim, generator))
     context.advance(0.6, "fitting a at each frequency")
     rings = _fit_rings(signals[names[0]], 10.0, 4 if context.fast else 16, generator)
-    blind = []
-    blind_levels = [0.0, 10.0, 30.0] if context.fast else [-5.0, 0.0, 5.0, 10.0, 15.0, 20.0, 30.0]
-    for i, (name, signal) in enumerate(signals.items()):
-        context.advance(0.65 + 0.34 * i / len(signals), f"estimating the noise in {name}")
-        blind += [_estimate(name, signal, level, generator) for level in blind_levels]
+    blind = _estimates(signals, context, generator)
     findings = [_strength(fits), _reached(fits), _frequency(rings), *_blindly(blind)]
     return Section(
         "wiener",
@@ -112,6 +108,15 @@ def run(context: Context) -> Section:
         figures=[*_fit_figures(fits, rings), *_blind_figures(blind)],
         tables=[_fit_table(fits), _blind_table(blind)],
     )
+
+
+def _estimates(signals: dict[str, Tensor], context: Context, generator: torch.Generator) -> list[_Blind]:
+    levels = [0.0, 10.0, 30.0] if context.fast else [-5.0, 0.0, 5.0, 10.0, 15.0, 20.0, 30.0]
+    found = []
+    for i, (name, signal) in enumerate(signals.items()):
+        context.advance(0.65 + 0.34 * i / len(signals), f"estimating the noise in {name}")
+        found += [_estimate(name, signal, level, generator) for level in levels]
+    return found
 
 
 def _signal(name: str) -> Tensor:

@@ -115,9 +115,13 @@ class _Saved:
         self.module = module
         self.attributes = {k: v for k, v in module.__dict__.items() if k not in _KEPT}
         self.tables = {table: dict(module.__dict__[table]) for table in _KEPT}
+        self.contents = [(v, v.copy()) for v in self.attributes.values() if type(v) in (dict, list, set)]
 
     def restore(self) -> None:
         """Put them back, and take away what came in between."""
+        for container, content in self.contents:  # a cache that is filled while the model runs
+            container.clear()
+            container.extend(content) if type(container) is list else container.update(content)
         now = self.module.__dict__
         for name in set(now) - set(self.attributes) - set(_KEPT):
             del now[name]

@@ -48,9 +48,11 @@ class Local(Jacobian):
         return image
 
     def moves(self) -> bool:
-        """Whether F changes if x does, by a hundredth of its size."""
+        """Whether F changes by more than rounding if x does by a hundredth of its size."""
         with torch.no_grad():
-            return not torch.equal(self.branch(self.x), self.branch(self.x + 0.01 * self.noise()))
+            here, there = self.branch(self.x), self.branch(self.x + 0.01 * self.noise())
+            sizes = torch.linalg.vector_norm(self.x) + torch.linalg.vector_norm(here)
+            return bool(torch.linalg.vector_norm(here - there) > 64 * torch.finfo(self.x.dtype).eps * sizes)
 
     def noise(self) -> Tensor:
         """Normal numbers of the size of x, the same ones every time."""
@@ -64,20 +66,25 @@ class Local(Jacobian):
         """
         if self.x.ndim < 2 or len(self.x) < 2:
             return 1
+        try:
+            return 1 if self._coupled() else len(self.x)
+        except (RuntimeError, LookupError, ValueError):  # away from x it takes another course: experts that nobody asks for
+            return 1
+
+    def _coupled(self) -> bool:
+        """Whether F of some sample changes with another: any two differ in some bit of their numbers, which says who moves."""
         places = torch.arange(len(self.x), device=self.x.device)
         with torch.no_grad():
             moved = self.x.roll(1, 0) + 0.1 * self.noise()
             here = self.branch(self.x)
-            if here.shape != self.x.shape:
-                return 1
             scale = torch.linalg.vector_norm(here) / len(self.x) ** 0.5
             for bit in range((len(self.x) - 1).bit_length()):
-                for side in (0, 1):  # any two samples differ in some bit of their numbers: one is moved, the other looked at
+                for side in (0, 1):
                     still = (places >> bit & 1) == side
                     there = self.branch(torch.where(still.reshape(-1, *[1] * (self.x.ndim - 1)), self.x, moved))
                     if not bool(torch.linalg.vector_norm((here - there)[still]) <= 1e-4 * scale):
-                        return 1
-        return len(self.x)
+                        return True
+        return False
 
 
 def measure(block: Block, branch: Branch, x: Tensor, deadline: float | None) -> None:

@@ -8,10 +8,12 @@ progress bar, and the file beside the output that a run killed at any moment is 
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -264,17 +266,28 @@ def _dask(plan: Plan) -> Iterator[None]:
 
 
 def _on_ray(files: list[str], work: _Guarded, plan: Plan) -> Iterator[Section]:
-    """By Ray's own tasks: its joblib backend hands out results only when all are there."""
+    """By Ray's own tasks: its joblib backend hands out results only when all are there. Two a processor wait at a time."""
     with _ray(plan) as ray:
-        task = ray.remote(max_retries=1)(_call)
-        running = {task.remote(work, file): file for file in files}
-        while running:
+        task, left = ray.remote(max_retries=1)(_call), iter(files)
+        running: dict[Any, str] = {}
+        while True:
+            wide = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))  # asked each time: a cluster may grow
+            running |= {task.remote(work, file): file for file in islice(left, max(0, wide - len(running)))}
+            if not running:
+                return
             for done in ray.wait(list(running))[0]:
                 file = running.pop(done)
                 try:
                     yield ray.get(done)
                 except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError):
                     yield work.failed(file, _KILLED)
+
+
+def _reach(address: str) -> None:
+    """See that something answers at a host and port; other addresses are for Ray to understand."""
+    host, colon, port = address.rpartition("://")[2].rpartition(":")
+    if colon and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
 @contextmanager
@@ -286,8 +299,12 @@ def _ray(plan: Plan) -> Iterator[Any]:
         return
     cores = None if plan.scheduler else (plan.jobs if plan.jobs > 0 else os.cpu_count() or 1)
     try:
-        ray.init(address=plan.scheduler, num_cpus=cores, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    except (ConnectionError, ValueError, RuntimeError) as error:
+        if plan.scheduler:
+            _reach(plan.scheduler)  # Ray itself knocks for many minutes
+        # "local", for with none it would join what cluster somebody has started here, and that takes no number of processors
+        address = plan.scheduler or "local"
+        ray.init(address=address, num_cpus=cores, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    except (OSError, OverflowError, ValueError, RuntimeError) as error:
         raise InputError(
             f"`--scheduler` must be the address of a Ray cluster that answers, got {plan.scheduler!r} "
             f"({type(error).__name__}); `auto` finds one on this machine"

@@ -17,6 +17,8 @@ from residyn.errors import InputError, SolveError
 from residyn.results import Outcome
 
 CHUNK = 20
+JITTER = 0.1
+"""Of the mean step: the least by which steps are told apart."""
 PATIENCE = 4
 
 Progress = Callable[[float, str], None]
@@ -197,5 +199,8 @@ def wrap(net: nn.Module, pairs: Pairs, target: str, order: int) -> Scaled:
     deviation = ((share * (rates - middle).square()).sum(0) / max(len(rates) - 1, 1)).sqrt()
     deviation = deviation if len(rates) > 1 else torch.ones_like(middle)
     deviation = torch.where(deviation > 1e-12 * rates.abs().amax(0).clamp_min(1e-300), deviation, 1.0)
-    centre = inputs.mean(0)
-    return Scaled(net, centre, torch.where(constant, 1.0, spread), middle, deviation, order)
+    centre, spread = inputs.mean(0), torch.where(constant, 1.0, spread)
+    if target == "flow" and not bool(constant[-1]):
+        # steps that differ by the rounding of a clock are one step: in units of that they would be noise, and any other far off
+        spread[-1] = torch.maximum(spread[-1], JITTER * centre[-1].abs())
+    return Scaled(net, centre, spread, middle, deviation, order)

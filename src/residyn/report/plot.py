@@ -161,12 +161,14 @@ def _describe(figure: Figure) -> str:
 
 def _scale(axes: Axes, figure: Figure, curves: list[_Curve]) -> None:
     """Set scales and tick labels; a log axis with nothing on it stays linear."""
-    from matplotlib.ticker import FuncFormatter, NullFormatter
+    from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
     sides = ((axes.xaxis, axes.set_xscale, figure.xscale), (axes.yaxis, axes.set_yscale, figure.yscale))
     for i, (axis, set_scale, scale) in enumerate(sides):
         values = [curve.y if i else curve.x for curve in curves] or [np.empty(0)]
         drawn = np.abs(np.concatenate(values))
+        if scale == "linear" and i == 0 and drawn.size and bool((drawn == np.round(drawn)).all()):
+            axis.set_major_locator(MaxNLocator(integer=True))  # blocks, epochs, steps: there is nothing between them
         drawn = drawn[drawn > 0]
         if scale == "linear" or not drawn.size:
             continue
@@ -279,7 +281,10 @@ def _finish(canvas: Any, axes: Axes, figure: Figure, handles: list[Any], *, smal
     if not handles:
         axes.text(0.5, 0.5, "nothing to draw", transform=axes.transAxes, ha="center", color=MUTED)
         return
-    labels = [series.label or "–" for series in figure.series]
+    _legend(canvas, [series.label or "–" for series in figure.series], handles)
+
+
+def _legend(canvas: Any, labels: list[str], handles: list[Any]) -> None:
     # Matplotlib hides labels that begin with an underscore; a zero-width space in front keeps them.
     labels = [f"\u200b{label}" if label.startswith("_") else label for label in labels]
     columns = max(1, min(len(labels), 88 // (max(map(wide.width, labels)) + 7)))  # 88 letters are about as wide as the figure

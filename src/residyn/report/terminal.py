@@ -107,10 +107,15 @@ def _section(section: Section, console: Console, tr: Language) -> None:
         console.print()
     for table in section.tables:
         _table(table, console)
+    console.print(Text("; ".join([*_facts(section, tr), duration(section.seconds)]), style="dim"))
+
+
+def _facts(section: Section, tr: Language) -> list[str]:
+    """Where the data came from, and how much more the page shows."""
     facts = [f"{tr('data:')} {clean(section.data)}"] if section.data else []
     if section.figures:
         facts.append(tr(f"{plural(len(section.figures), 'figure')} in the .html report"))
-    console.print(Text("; ".join([*facts, duration(section.seconds)]), style="dim"))
+    return facts
 
 
 def _findings(findings: list[Finding], console: Console, tr: Language) -> None:

@@ -35,7 +35,10 @@ def samples(values: Any, name: str) -> Tensor:
         )
     if len(x) < 2:
         raise InputError(f"`{name}` must hold two samples at least, got {len(x)}; a domain cannot be empty")
-    x = x if x.is_floating_point() else x.float()
+    return _finite(x if x.is_floating_point() else x.float(), name)
+
+
+def _finite(x: Tensor, name: str) -> Tensor:
     bad = ~torch.isfinite(x).reshape(len(x), -1).all(1)
     if bool(bad.any()):
         row = int(bad.nonzero()[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -159,12 +160,7 @@ def _npz(name: str, labels: str | None) -> Domain:
 def _csv(name: str, labels: str | None) -> Domain:
     with csvtext.opened(name) as file:
         lines = csvtext.rows(file, name)
-        line, header = next(lines, (1, []))
-        if not header:
-            csvtext.refuse(name, line, "must be a header that names the features", "nothing", "add one")
-        twice = next((cell for cell in header if header.count(cell) > 1), None)
-        if twice is not None:
-            csvtext.refuse(name, line, "must name each column once", f"{twice!r} twice", "rename one")
+        header = _header(lines, name)
         given = _chosen(name, header, labels)
         place = -1 if given is None else header.index(given)
         marks: list[str] = []
@@ -181,6 +177,17 @@ def _csv(name: str, labels: str | None) -> Domain:
     return _domain(name, table, marks if given is not None else None, features)
 
 
+def _header(lines: Iterator[tuple[int, list[str]]], name: str) -> list[str]:
+    """The names of the columns, each once."""
+    line, header = next(lines, (1, []))
+    if not header:
+        csvtext.refuse(name, line, "must be a header that names the features", "nothing", "add one")
+    twice = next((cell for cell in header if header.count(cell) > 1), None)
+    if twice is not None:
+        csvtext.refuse(name, line, "must name each column once", f"{twice!r} twice", "rename one")
+    return header
+
+
 def _parquet(name: str, labels: str | None) -> Domain:
     parquet = require("pyarrow.parquet", "tables")
     try:
@@ -191,16 +198,18 @@ def _parquet(name: str, labels: str | None) -> Domain:
     header = list(map(str, table.column_names))
     given = _chosen(name, header, labels)
     features = [cell for cell in header if cell != given]
-    columns = []
-    for cell in features:
-        column = table.column(cell)
-        values = column.to_numpy()
-        if values.dtype.kind not in "fiub" or column.null_count:
-            got = f"{column.null_count} missing values" if column.null_count else str(column.type)
-            raise InputError(f"{name}: column {cell!r} must hold numbers without gaps, got {got}; fill it in or leave it out")
-        columns.append(values.astype(np.float32))
+    columns = [_numbers(table.column(cell), name, cell) for cell in features]
     marks = None if given is None else [_text(value) for value in table.column(given).to_pylist()]
     return _domain(name, np.stack(columns, 1) if columns else np.zeros((table.num_rows, 0), np.float32), marks, features)
+
+
+def _numbers(column: Any, name: str, cell: str) -> np.ndarray:
+    """A column of a Parquet table."""
+    values: np.ndarray = column.to_numpy()
+    if values.dtype.kind not in "fiub" or column.null_count:
+        got = f"{column.null_count} missing values" if column.null_count else str(column.type)
+        raise InputError(f"{name}: column {cell!r} must hold numbers without gaps, got {got}; fill it in or leave it out")
+    return values.astype(np.float32)
 
 
 def _folder(folder: Path, size: int, channels: int | None) -> Domain:
