@@ -1,4 +1,4 @@
-"""Autocast, half precision and the meta device: what a caller's training loop brings along."""
+"""Autocast, half precision, inference mode and the meta device: what a caller's loops bring along."""
 
 import pytest
 import torch
@@ -128,3 +128,49 @@ META = torch.ones(2, 3, device="meta")
 def test_the_meta_device_is_refused(name, call):
     with pytest.raises(rd.InputError, match=rf"`{name}` must hold numbers, got a tensor on the meta device.*to_empty"):
         call()
+
+
+IMPLICIT = [BackwardEuler(), ImplicitMidpoint(), Trapezoid(), Kvaerno5(), Rodas5P()]
+
+
+@pytest.mark.parametrize("scheme", IMPLICIT, ids=repr)
+def test_implicit_schemes_do_the_same_in_inference_mode(scheme):
+    """There a Jacobian by autograd is zero: Newton's method did not converge, and Rodas5P crept."""
+
+    def solved():
+        rate = torch.tensor(1000.0, dtype=torch.float64)
+        x0 = {"a": torch.zeros(2, dtype=torch.float64)}
+        control = rd.Adaptive(rtol=1e-6, atol=1e-6) if scheme.error_order else rd.Fixed(steps=20)
+        f = lambda t, x, rate: {"a": -rate * (x["a"] - torch.cos(t))}  # noqa: E731
+        return rd.solve(f, x0, torch.tensor([0.0, 1.0]), args=(rate,), scheme=scheme, control=control)
+
+    with torch.no_grad():
+        known = solved()
+    with torch.inference_mode():
+        found = solved()
+    assert torch.equal(found.x["a"], known.x["a"])
+    assert found.stats == known.stats
+
+
+@pytest.mark.parametrize("root", [Anderson(), Broyden(), Newton()], ids=repr)
+def test_equilibria_are_the_same_in_inference_mode(root):
+    def found():
+        u = torch.tensor([[1.0, -0.5, 0.25]])
+        layer = rd.Equilibrium(lambda x, u: -3 * x * u[0] + u[1], root=root)
+        return layer((u, 2 * u), torch.zeros(1, 3)), layer.forward_root.iterations
+
+    x, iterations = found()
+    with torch.inference_mode():
+        again, count = found()
+    assert torch.equal(again, x)
+    assert count == iterations
+
+
+@pytest.mark.parametrize("per_sample", [False, True])
+def test_single_precision_with_a_time_that_autograd_does_not_see(per_sample):
+    """x' = -x·cos t, read from a time without history; x(1) = e^(-sin 1)."""
+    f = lambda t, x: -x * torch.cos(t.detach()).to(x.dtype)  # noqa: E731
+    control = rd.Adaptive(rtol=1e-4, atol=1e-4, per_sample=per_sample)
+    x = rd.solve(f, torch.ones(2, 1), [0.0, 1.0], scheme=Rodas5P(), control=control).x[-1]
+    # a few local tolerances
+    torch.testing.assert_close(x, torch.full((2, 1), 0.43108), rtol=0, atol=1e-3)

@@ -158,6 +158,21 @@ class Layout:
         return rebuild(self.tree, items)
 
 
+def ordinary(tree: Any) -> Any:
+    """A structure whose inference tensors, which no derivative may pass, are copied to ordinary ones; other things are kept.
+
+    To be called where inference mode is off.
+    """
+    if isinstance(tree, Tensor):
+        return tree.clone() if tree.is_inference() else tree
+    if isinstance(tree, Mapping):
+        return {key: ordinary(item) for key, item in tree.items()}
+    if isinstance(tree, (tuple, list)):
+        items = [ordinary(item) for item in tree]
+        return type(tree)(*items) if hasattr(tree, "_fields") else type(tree)(items)
+    return tree
+
+
 def held(x: Tensor, name: str) -> Tensor:
     """x, if it holds numbers.
 

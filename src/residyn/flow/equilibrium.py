@@ -14,7 +14,7 @@ from residyn.gradients.implicit import Implicit
 from residyn.results import Outcome
 from residyn.roots.anderson import Anderson
 from residyn.roots.base import Root, RootFinder
-from residyn.state import held, inside_transform
+from residyn.state import held, inside_transform, ordinary
 
 
 class Equilibrium(nn.Module):
@@ -72,6 +72,9 @@ class Equilibrium(nn.Module):
             InputError: If x0 is missing where u is no tensor, or f does not return its shape.
             SolveError: If the root finder does not converge and `throw` is set.
         """
+        if torch.is_inference_mode_enabled():  # which has none of the derivatives that Newton's method asks for
+            with torch.inference_mode(False), torch.no_grad():
+                return self.forward(ordinary(u), ordinary(x0))
         if x0 is None:
             if not isinstance(u, Tensor):
                 raise InputError(f"`x0` must be given where u is no tensor, got u of type {type(u).__name__}")

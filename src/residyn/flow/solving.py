@@ -20,9 +20,9 @@ from residyn.schemes.base import Scheme
 from residyn.schemes.collapse import collapse
 from residyn.schemes.control import Control, Fixed
 from residyn.schemes.event import Event, Watch
-from residyn.schemes.explicit import Dopri5
+from residyn.schemes.explicit import Dopri5, ExplicitRungeKutta
 from residyn.schemes.problem import Problem
-from residyn.state import State, leaves, rebuild
+from residyn.state import State, leaves, ordinary, rebuild
 
 
 def solve(
@@ -66,8 +66,27 @@ def solve(
     >>> round(float(solution.x[-1]), 5)
     0.36788
     """
+    scheme = Dopri5() if scheme is None else scheme
+    if torch.is_inference_mode_enabled() and not isinstance(scheme, ExplicitRungeKutta):
+        with (
+            torch.inference_mode(False),
+            torch.no_grad(),
+        ):  # its equations are solved by derivatives, which inference mode has not
+            x0, t, args = ordinary(x0), ordinary(t), ordinary(args)
+            return solve(
+                f,
+                x0,
+                t,
+                args=args,
+                scheme=scheme,
+                control=control,
+                gradient=gradient,
+                event=event,
+                compile=compile,
+                throw=throw,
+            )
     times = times_of(t)
-    problem = problem_of(f, x0, times, args, Dopri5() if scheme is None else scheme, control)
+    problem = problem_of(f, x0, times, args, scheme, control)
     gradient = Replay() if gradient is None else gradient
     if not isinstance(gradient, GradientMode):
         raise InputError(f"`gradient` must be a gradient mode such as Replay(), got {gradient!r}; pass an instance")

@@ -192,7 +192,7 @@ def _time_derivative(f: Field, slope: Tensor, leaf: Tensor, time: Tensor, track:
         return torch.autograd.grad(pulled.sum(), dummy, create_graph=track, retain_graph=True, allow_unused=True)[0]
     shift = math.sqrt(torch.finfo(slope.dtype).eps) * (1.0 + time.detach().abs())
     with torch.set_grad_enabled(track):
-        drift = (f(time.detach() + shift, leaf) - slope) / shift
+        drift = (f(time.detach() + shift, leaf) - slope) / shift.to(slope.real.dtype if slope.is_complex() else slope.dtype)
     if bool((drift != 0).any()):
         return drift
     if isinstance(f, Rhs) and not bool((f(time.detach() * 1.37 + 1.0, leaf) != slope).any()):
