@@ -220,6 +220,12 @@ def test_what_hooks_may_change_is_not_certified(make, words):
     assert float(rd.lipschitz(net, 3, known={type(net): 2.0})) == 2  # unless the user answers for it
 
 
+def test_the_norm_of_a_layer_with_hooks_is_not_certified_either():
+    for layer in (_hooked(2, "register_forward_pre_hook")[2], _older()[0], _patched()[0]):
+        with pytest.raises(rd.InputError, match=r"`layer` must be bounded as its class computes, got"):
+            rd.operator_norm(layer, 3)
+
+
 def test_wrappers_that_compute_the_same_are_seen_through():
     net = nn.Sequential(nn.Linear(3, 3), nn.ReLU())
     whole = float(rd.lipschitz(net, 3))

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from residyn.analysis.composition import Composition
+from residyn.analysis.composition import Composition, changed_call
 from residyn.analysis.layers import Options, layer_bound
 from residyn.errors import InputError
 from residyn.results import Estimate
@@ -51,6 +51,9 @@ def operator_norm(
     (2.87939, 2.87939)
     """
     shape = as_shape(layer, input_shape)
+    change = changed_call(layer)
+    if change:
+        raise InputError(f"`layer` must be bounded as its class computes, got {change}")
     with torch.no_grad():
         composition = Composition(Options(radius, as_rtol(rtol)), {})
         folded = composition.folded(layer)
