@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from residyn import report
+from residyn.results import Finding, Result, Section, Table
 
 spec = importlib.util.spec_from_file_location("chromium", Path(__file__).with_name("chromium.py"))
 chromium = importlib.util.module_from_spec(spec)
@@ -91,6 +92,18 @@ def test_dark_mode_turns_page_and_plots(page):
 
 @pytest.mark.parametrize("width", [320, 390, 768, 1200])
 def test_the_page_never_scrolls_sideways(page, width):
+    page.call("Emulation.setDeviceMetricsOverride", width=width, height=800, deviceScaleFactor=1, mobile=width < 500)
+    assert page.run("document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.parametrize("width", [400, 1200])
+def test_a_word_without_end_is_broken(browser, tmp_path, width):
+    """A name of 2,000 letters, as a path or a sequence is: the statement of a finding made the page scroll sideways."""
+    word = "a" * 2000
+    section = Section(word, word, word, word, word, word, [Finding(word, word, "fail", 1.0, 2.0, "", word, word)], error=word)
+    section.tables.append(Table(word, ["name", "count"], [[word, 1.0]]))
+    report.write(Result(word, word, [section], command=word, note=word), tmp_path / "long.html")
+    page = opened(browser, tmp_path / "long.html")
     page.call("Emulation.setDeviceMetricsOverride", width=width, height=800, deviceScaleFactor=1, mobile=width < 500)
     assert page.run("document.documentElement.scrollWidth") <= width
 
