@@ -185,3 +185,22 @@ def test_norms_whose_squares_overflow_are_right(scale):
     J = scale * torch.tensor([[1.0, 2.0], [0.0, 3.0]])
     found = float(spectral_norm(lambda x: x @ J.T, torch.zeros(2)))
     assert found == pytest.approx(float(torch.linalg.matrix_norm(J.double(), 2)), rel=1e-2)
+
+
+def test_log_norm_of_a_small_stiff_branch_is_right_relative_to_itself():
+    """Eigenvalues from -1e-3 to -1e5: Lanczos at 1e-3 of the norm would be off by a hundred."""
+    d = -(10.0 ** torch.linspace(-3, 5, 6, dtype=torch.float64))
+    q = torch.linalg.qr(torch.randn(6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))).Q
+    A = q @ torch.diag(d) @ q.T
+    # A has rounded entries of 1e5·1e-16, which move an eigenvalue by no more than 6 of these
+    assert float(log_norm(lambda x: x * d, torch.ones(6, dtype=torch.float64))) == pytest.approx(-1e-3, rel=1e-12)
+    assert float(log_norm(lambda x: A @ x, torch.ones(6, dtype=torch.float64))) == pytest.approx(-1e-3, abs=1e-9)
+
+
+@pytest.mark.parametrize("n", [3, 20, 40])
+def test_log_norm_of_a_complex_branch_is_that_of_the_hermitian_part(n):
+    generator = torch.Generator().manual_seed(n)
+    A = torch.randn(n, n, dtype=torch.complex128, generator=generator)
+    truth = float(torch.linalg.eigvalsh((A + A.mH) / 2)[-1])
+    found = log_norm(lambda x: A @ x, torch.ones(n, dtype=torch.complex128))
+    assert float(found) == pytest.approx(truth, rel=1e-10 if n < 33 else 2e-3)

@@ -15,6 +15,9 @@ from residyn.branch import Linear
 from residyn.errors import InputError
 from residyn.results import Estimate
 
+_DENSE = 64
+"""Numbers in x up to which the matrix of J is written out."""
+
 
 @overload
 def spectral_norm(branch: Branch, x: Tensor, *, rtol: float = ..., per_sample: Literal[False] = ...) -> Estimate: ...
@@ -79,7 +82,7 @@ def log_norm(branch: Branch, x: Tensor, *, rtol: float = 1e-3) -> Estimate:
     Args:
         branch: F, which keeps the shape of x.
         x: Where, of any shape, floating point or complex; a batch is taken as a whole, the largest over its samples.
-        rtol: Error to stop at, relative to the norm of the symmetric part.
+        rtol: Error to stop at, relative to the norm of the symmetric part; up to 64 numbers the matrix is written out instead.
 
     Returns:
         An `Estimate` of kind `"lower"`, a Rayleigh quotient. What rounding cannot tell from 0 is exactly 0.
@@ -101,7 +104,17 @@ def log_norm(branch: Branch, x: Tensor, *, rtol: float = 1e-3) -> Estimate:
         values = known_eigenvalues(jacobian)
         if values is not None:
             return Estimate(_snapped(float(values.real.max()), float(abs(values).max()), jacobian), "lower")
-    return rightmost(jacobian, rtol)
+    return _dense(jacobian) if jacobian.size <= _DENSE else rightmost(jacobian, rtol)
+
+
+def _dense(jacobian: Jacobian) -> Estimate:
+    """By the matrix written out: no dearer than Lanczos, and right relative to the value, not only to the norm."""
+    matrix = jacobian.dense()
+    matrix = matrix.to(torch.promote_types(matrix.dtype, torch.float64))
+    values = torch.linalg.eigvalsh((matrix + matrix.mH) / 2)
+    if not bool(values.isfinite().all()):
+        return rightmost(jacobian, 1e-3)  # whose errors say what is not finite
+    return Estimate(_snapped(float(values[-1]), float(values.abs().max()), jacobian), "lower", jacobian.products)
 
 
 def rightmost(jacobian: Jacobian, rtol: float, *, sign: bool = False) -> Estimate:
