@@ -55,7 +55,10 @@ def test_the_page_begins_with_it_and_links_to_the_systems(drawn):
     assert page.index("One step, one plane") < page.index('aria-label="Contents"')
     assert '<a href="#wiener">wiener</a>' in page
     assert "1 system, 0 findings" in page
-    assert "largest step" in report.text(Result("atlas", "The atlas", [], overview=drawn))
+    text = report.text(Result("atlas", "The atlas", [], overview=drawn))
+    assert "The largest stable step, by one function" in text
+    assert "Zachary's" in text
+    assert "…" not in text
 
 
 def test_it_survives_json(drawn):
