@@ -148,7 +148,8 @@ def test_bench_runs_a_comparison_in_its_own_process_and_writes_a_page(tmp_path, 
     assert f"residyn {residyn.__version__}" in text
 
 
-def test_the_page_of_benchmarks_counts_what_is_reached_in_tables_and_lists():
+def test_the_page_of_benchmarks_counts_what_is_reached_in_tables_and_lists(monkeypatch):
+    monkeypatch.syspath_prepend(bench.checkout())
     from benchmarks.run import summary
 
     table = "| a, b | 2 s | 1 s | 0.50 | ≥ 1 | **not reached** | why |\n| c | 1 s | 2 s | 2.00 | ≥ 1 | reached |  |\n| d | 1 | 2 | 2 |  |  |  |\n"
