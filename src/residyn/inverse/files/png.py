@@ -76,6 +76,8 @@ def _beside(path: str) -> tuple[list[tuple[bytes, bytes]], int, int]:
         file.seek(len(_SIGNATURE))
         while len(head := file.read(8)) == 8:
             size, name = struct.unpack(">I4s", head)
+            if name == b"IEND" or not name.isalpha():  # what follows is no part of the picture
+                break
             if name == b"IHDR":
                 depth, colour = struct.unpack(">8xBB", file.read(size)[:10])
             elif name in _BEFORE and total + size <= _MOST:
