@@ -92,10 +92,10 @@ class _Worker:
         self.process.start()
         theirs.close()
         self.entry: Entry | None = None
-        self.gone = False
+        self.busy = self.gone = False
 
     def begin(self, entry: Entry) -> None:
-        self.entry = entry
+        self.entry, self.busy = entry, True
         with contextlib.suppress(OSError):  # it is gone; `hear` says so
             self.pipe.send(entry)
 
@@ -105,6 +105,7 @@ class _Worker:
             word: tuple[str, float, str] | Section = self.pipe.recv()
         except (EOFError, OSError):
             return self._lost()
+        self.busy = not isinstance(word, Section)
         return word
 
     def _lost(self) -> Section:
@@ -119,6 +120,8 @@ class _Worker:
 
     def stop(self) -> None:
         self.pipe.close()
+        if not self.busy:  # it ends by itself then, and tidies up what its libraries hold
+            self.process.join(10)
         self.process.terminate()
         self.process.join()
 
