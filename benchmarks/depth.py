@@ -120,7 +120,7 @@ def _time() -> Row:
     ours, peer, spread = in_turn(lambda: steps(dropped), lambda: steps(full), 9)
     found = gates(dropped[0])
     drop = found.dropped / found.drawn / len(found.names)
-    left = "what is left of a dropped block is its sum and activation, of a kept one the product with 1/p: some 4 % of the step"
+    left = "what is left of a dropped block is its sum and activation, of a kept one the product with 1/p"
     note = f"mean drop {drop:.3f}; ratios {spread}; {ours / peer:.2f} of the full step; {left}"
     return Row("stochastic depth, mean drop 0.25: step against the full one", 62.5 * ours, 62.5 * peer, "ms", 1 / 0.8, note)
 

@@ -4,9 +4,9 @@ P is the cost of one `rfft2` and `irfft2` of the picture, measured in turn with 
 scikit-image, deepinv, pylops, SigPy. PSNR for a range of 1; what was asked stands beside.
 
 The step in pixels is a residual block, x + α·F(x): it costs the pair, a pass over the coefficients and one over the picture.
-As a single multiplier, (1 - α·|H|²)·X + α·H̄·B between the FFTs, it was tried: 1.15 P, and after 1,000 blocks in single
-precision 35 times the rounding error, for what is left of F is then lost in what is left of x. "TV, whole call" has the noise
-estimate and the search for the weight in it; it was 26.9 to 33.4 P in runs on machines more and less quiet.
+As a single multiplier, (1 - α·|H|²)·X + α·H̄·B between the FFTs, it was tried: one pass less, and a rounding error that grows
+from block to block, for what is left of F is then lost in what is left of x. "TV, whole call" has the noise estimate and the
+search for the weight in it.
 """
 
 from __future__ import annotations

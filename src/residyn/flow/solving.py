@@ -68,23 +68,10 @@ def solve(
     """
     scheme = Dopri5() if scheme is None else scheme
     if torch.is_inference_mode_enabled() and not isinstance(scheme, ExplicitRungeKutta):
-        with (
-            torch.inference_mode(False),
-            torch.no_grad(),
-        ):  # its equations are solved by derivatives, which inference mode has not
-            x0, t, args = ordinary(x0), ordinary(t), ordinary(args)
-            return solve(
-                f,
-                x0,
-                t,
-                args=args,
-                scheme=scheme,
-                control=control,
-                gradient=gradient,
-                event=event,
-                compile=compile,
-                throw=throw,
-            )
+        # its equations are solved by derivatives, which inference mode has not
+        more = {"control": control, "gradient": gradient, "event": event, "compile": compile, "throw": throw}
+        with torch.inference_mode(False), torch.no_grad():
+            return solve(f, ordinary(x0), ordinary(t), args=ordinary(args), scheme=scheme, **more)  # type: ignore[arg-type]
     times = times_of(t)
     problem = problem_of(f, x0, times, args, scheme, control)
     gradient = Replay() if gradient is None else gradient
